@@ -1,0 +1,240 @@
+// Package record holds the records of the NDJSON stream, version 1. The field
+// names and meanings are the product's contract; docs/schema/ describes them as
+// JSON Schema. Sizes are bytes. Types here are plain data.
+package record
+
+import "time"
+
+// Version is the value of every record's "v".
+const Version = 1
+
+// Header starts every record. The writer, not the producer, sets Seq.
+type Header struct {
+	Type string    `json:"type"`
+	V    int       `json:"v"`
+	Time time.Time `json:"time"`
+	Seq  uint64    `json:"seq"`
+}
+
+// Record is any record of the stream.
+type Record interface{ Head() *Header }
+
+// Head lets the writer number the record.
+func (h *Header) Head() *Header { return h }
+
+// Container names a container in other records.
+type Container struct {
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	NameB64 string `json:"name_b64,omitempty"`
+	Image   string `json:"image"`
+	Runtime string `json:"runtime"`
+}
+
+// Process is the actor. ContainerID is the actor's own container, absent for
+// processes of the host.
+type Process struct {
+	PID           uint32    `json:"pid"`
+	ParentPID     uint32    `json:"parent_pid,omitempty"`
+	Name          string    `json:"name"`
+	NameB64       string    `json:"name_b64,omitempty"`
+	Executable    string    `json:"executable"`
+	ExecutableB64 string    `json:"executable_b64,omitempty"`
+	StartTime     time.Time `json:"start_time"`
+	ContainerID   string    `json:"container_id,omitempty"`
+	Exited        bool      `json:"exited"`
+}
+
+// Origins of a file.
+const (
+	OriginAdded     = "added"
+	OriginCopiedUp  = "copied_up"
+	OriginWhiteout  = "whiteout"
+	OriginDirectory = "directory"
+)
+
+// File is a file after the interval. Size and Allocated are absolute.
+type File struct {
+	Path      string `json:"path"`
+	PathB64   string `json:"path_b64,omitempty"`
+	Origin    string `json:"origin"`
+	Size      int64  `json:"size"`
+	Allocated int64  `json:"allocated"`
+	Deleted   bool   `json:"deleted"`
+	Inode     uint64 `json:"inode"`
+}
+
+// Storage classes.
+const (
+	ClassLayer         = "layer"
+	ClassVolume        = "volume"
+	ClassBind          = "bind"
+	ClassTmpfs         = "tmpfs"
+	ClassDockerFile    = "docker_file"
+	ClassImageMount    = "image_mount"
+	ClassNestedOverlay = "nested_overlay"
+	ClassOther         = "other"
+)
+
+// Storage says what a path lies on. Only Class is set for the layer.
+type Storage struct {
+	Class       string `json:"class"`
+	Destination string `json:"destination,omitempty"`
+	Source      string `json:"source,omitempty"`
+	Name        string `json:"name,omitempty"`
+}
+
+// Hook is one kernel function that is traced.
+type Hook struct {
+	Name   string `json:"name"`
+	Kind   string `json:"kind"` // fentry, fexit, kprobe, kretprobe
+	Target string `json:"target"`
+}
+
+// Session is the first record.
+type Session struct {
+	Header
+	Version    string   `json:"version"`
+	Host       string   `json:"host"`
+	Kernel     string   `json:"kernel"`
+	Command    []string `json:"command"`
+	IntervalMS int64    `json:"interval_ms"`
+	Hooks      []Hook   `json:"hooks"`
+	Coverage   string   `json:"coverage"` // full, partial
+	Reasons    []string `json:"coverage_reasons,omitempty"`
+}
+
+// Growth is a (container, process, file) that changed in the interval.
+type Growth struct {
+	Header
+	Container    Container `json:"container"`
+	Process      *Process  `json:"process"`
+	File         File      `json:"file"`
+	Storage      Storage   `json:"storage"`
+	WrittenBytes uint64    `json:"written_bytes"`
+	Writes       uint64    `json:"writes"`
+	SizeGrowth   int64     `json:"size_growth"`
+	DiskGrowth   int64     `json:"disk_growth"`
+	CopyUpBytes  int64     `json:"copy_up_bytes"`
+	Causes       []string  `json:"causes"`
+}
+
+// Layer is a container's totals.
+type Layer struct {
+	Header
+	Container         Container `json:"container"`
+	Size              int64     `json:"size"`
+	Allocated         int64     `json:"allocated"`
+	BaselineSize      int64     `json:"baseline_size"`
+	BaselineAllocated int64     `json:"baseline_allocated"`
+	SizeGrowth        int64     `json:"size_growth"`
+	DiskGrowth        int64     `json:"disk_growth"`
+	WrittenBytes      uint64    `json:"written_bytes"`
+	CopyUpBytes       int64     `json:"copy_up_bytes"`
+	UnattributedSize  int64     `json:"unattributed_size"`
+	UnattributedDisk  int64     `json:"unattributed_disk"`
+	OpenDeletedBytes  int64     `json:"open_deleted_bytes"`
+	Files             int64     `json:"files"`
+}
+
+// Mount is one mount of a container.
+type Mount struct {
+	Class       string `json:"class"`
+	Destination string `json:"destination"`
+	Source      string `json:"source,omitempty"`
+	Name        string `json:"name,omitempty"`
+	ReadOnly    bool   `json:"read_only,omitempty"`
+}
+
+// PathSize is a path with its sizes.
+type PathSize struct {
+	Path      string `json:"path"`
+	PathB64   string `json:"path_b64,omitempty"`
+	Size      int64  `json:"size"`
+	Allocated int64  `json:"allocated"`
+}
+
+// Container events.
+const (
+	ContainerFound   = "found"
+	ContainerStarted = "started"
+	ContainerStopped = "stopped"
+	ContainerRenamed = "renamed"
+	ContainerRemoved = "removed"
+)
+
+// ContainerEvent is a change in a container's life.
+type ContainerEvent struct {
+	Header
+	Event         string     `json:"event"`
+	Container     Container  `json:"container"`
+	UpperDir      string     `json:"upper_dir,omitempty"`
+	Driver        string     `json:"driver,omitempty"`
+	Mounts        []Mount    `json:"mounts,omitempty"`
+	LostSize      *int64     `json:"lost_size,omitempty"`
+	LostAllocated *int64     `json:"lost_allocated,omitempty"`
+	LostPaths     []PathSize `json:"lost_paths,omitempty"`
+}
+
+// Loss is written when a bound was hit.
+type Loss struct {
+	Header
+	Container *Container `json:"container,omitempty"`
+	Reason    string     `json:"reason"`
+	Events    uint64     `json:"events"`
+	Bytes     int64      `json:"bytes"`
+}
+
+// TopFile and TopProcess rank growth over the whole run.
+type TopFile struct {
+	Path         string `json:"path"`
+	PathB64      string `json:"path_b64,omitempty"`
+	SizeGrowth   int64  `json:"size_growth"`
+	DiskGrowth   int64  `json:"disk_growth"`
+	WrittenBytes uint64 `json:"written_bytes"`
+}
+
+// TopProcess ranks by process name and executable, over all their pids.
+type TopProcess struct {
+	Name         string `json:"name"`
+	NameB64      string `json:"name_b64,omitempty"`
+	Executable   string `json:"executable"`
+	Processes    int    `json:"processes"`
+	SizeGrowth   int64  `json:"size_growth"`
+	DiskGrowth   int64  `json:"disk_growth"`
+	WrittenBytes uint64 `json:"written_bytes"`
+}
+
+// ContainerSummary is one container's part of the summary.
+type ContainerSummary struct {
+	Container         Container    `json:"container"`
+	Size              int64        `json:"size"`
+	Allocated         int64        `json:"allocated"`
+	BaselineSize      int64        `json:"baseline_size"`
+	BaselineAllocated int64        `json:"baseline_allocated"`
+	SizeGrowth        int64        `json:"size_growth"`
+	DiskGrowth        int64        `json:"disk_growth"`
+	WrittenBytes      uint64       `json:"written_bytes"`
+	CopyUpBytes       int64        `json:"copy_up_bytes"`
+	UnattributedSize  int64        `json:"unattributed_size"`
+	UnattributedDisk  int64        `json:"unattributed_disk"`
+	Removed           bool         `json:"removed"`
+	TopFiles          []TopFile    `json:"top_files"`
+	TopProcesses      []TopProcess `json:"top_processes"`
+}
+
+// LossTotal is the sum of the losses of one reason.
+type LossTotal struct {
+	Reason string `json:"reason"`
+	Events uint64 `json:"events"`
+	Bytes  int64  `json:"bytes"`
+}
+
+// Summary is the last record.
+type Summary struct {
+	Header
+	Containers []ContainerSummary `json:"containers"`
+	Losses     []LossTotal        `json:"losses"`
+	DurationMS int64              `json:"duration_ms"`
+	Ended      string             `json:"ended"` // signal, duration, containers_gone, limit, output_closed
+}
