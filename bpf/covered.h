@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Writes of watched containers to files outside of their layers. */
+#pragma once
+
+/* Cgroups of watched containers, with their layers. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LAYERS);
+	__type(key, __u64);
+	__type(value, __u32);
+} cgroups SEC(".maps");
+
+/* Sizes of files outside of the layers that watched containers have written to. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct file_key);
+	__type(value, __s64);
+} covered_sizes SEC(".maps");
+
+static __noinline int announce_covered(struct file *file, struct file_key *key)
+{
+	struct covered_record *record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
+
+	if (!record) {
+		struct loss_counts *lost = lost_records();
+
+		if (lost)
+			__sync_fetch_and_add(&lost->file_records, 1);
+		return 0;
+	}
+	record->kind = RECORD_COVERED;
+	record->file = *key;
+	record->length = file_path(file, record->path);
+	bpf_ringbuf_submit(record, wake_flags());
+	return 0;
+}
+
+/*
+ * covered_layer tells for which layer a write to a file is to be reported as
+ * outside of it; 0 for none: not a file, not a watched container, or a file of
+ * the layer, of which the ledger keeps account.
+ */
+static __always_inline __u32 covered_layer(struct file *file, struct file_key *key)
+{
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	struct super_block *sb = BPF_CORE_READ(inode, i_sb);
+	struct file_key root = {};
+	struct dentry *dentry;
+	__u64 cgroup;
+	__u32 *layer;
+
+	if ((BPF_CORE_READ(inode, i_mode) & S_IFMT) != S_IFREG)
+		return 0;
+	cgroup = bpf_get_current_cgroup_id();
+	layer = bpf_map_lookup_elem(&cgroups, &cgroup);
+	if (!layer)
+		return 0;
+	if (BPF_CORE_READ(sb, s_magic) == OVERLAYFS_SUPER_MAGIC) {
+		dentry = BPF_CORE_READ(sb, s_root);
+		if (find(upper_inode(BPF_CORE_READ(dentry, d_inode)), &root))
+			return 0;
+	}
+	key->device = BPF_CORE_READ(sb, s_dev);
+	key->inode = BPF_CORE_READ(inode, i_ino);
+	return *layer;
+}
+
+static __always_inline void covered_before(struct file *file)
+{
+	struct file_key key = {};
+	struct inode *inode;
+	__s64 size;
+
+	if (!covered_layer(file, &key))
+		return;
+	inode = BPF_CORE_READ(file, f_inode);
+	size = BPF_CORE_READ(inode, i_size);
+	if (bpf_map_update_elem(&covered_sizes, &key, &size, BPF_NOEXIST) == 0)
+		announce_covered(file, &key);
+}
+
+static __always_inline void covered_after(struct file *file, long bytes)
+{
+	struct counter_key counter_key = {};
+	struct file_key key = {};
+	struct counter *counter;
+	struct inode *inode;
+	__s64 *size, now;
+
+	if (bytes <= 0)
+		return;
+	counter_key.layer = covered_layer(file, &key);
+	if (!counter_key.layer)
+		return;
+	counter_key.device = key.device;
+	counter_key.inode = key.inode;
+	current_process(&counter_key.process);
+	counter = counter_of(&counter_key);
+	if (!counter)
+		return;
+	inode = BPF_CORE_READ(file, f_inode);
+	now = BPF_CORE_READ(inode, i_size);
+	size = bpf_map_lookup_elem(&covered_sizes, &key);
+	if (size && *size != now)
+		__sync_fetch_and_add(&counter->size, now - __sync_lock_test_and_set(size, now));
+	counter->file_size = now;
+	counter->causes = CAUSE_WRITE;
+	__sync_fetch_and_add(&counter->written, bytes);
+	__sync_fetch_and_add(&counter->writes, 1);
+}
+
+SEC("fentry/vfs_write")
+int BPF_PROG(covered_write_entry, struct file *file)
+{
+	covered_before(file);
+	return 0;
+}
+
+SEC("fexit/vfs_write")
+int BPF_PROG(covered_write_exit, struct file *file, void *buffer, unsigned long count, void *pos,
+	     long ret)
+{
+	covered_after(file, ret);
+	return 0;
+}
+
+SEC("fentry/vfs_writev")
+int BPF_PROG(covered_writev_entry, struct file *file)
+{
+	covered_before(file);
+	return 0;
+}
+
+SEC("fexit/vfs_writev")
+int BPF_PROG(covered_writev_exit, struct file *file, void *vec, unsigned long count, void *pos,
+	     int flags, long ret)
+{
+	covered_after(file, ret);
+	return 0;
+}

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Names: where in its layer a file can be found. */
+#pragma once
+
+/* What emit_file sends. */
+struct file_event {
+	__u32 op;
+	__u32 layer;
+	__u32 mode;
+	__u32 pad;
+	__u64 inode;
+	__u64 generation;
+	__u64 parent_inode;
+	__u64 parent_generation;
+	struct process_id process;
+	struct dentry *dentry; /* its name; NULL for none */
+};
+
+#define FILL_FILE_RECORD(record, event, length)                     \
+	do {                                                        \
+		(record)->kind = RECORD_FILE;                       \
+		(record)->op = (event)->op;                         \
+		(record)->layer = (event)->layer;                   \
+		(record)->mode = (event)->mode;                     \
+		(record)->inode = (event)->inode;                   \
+		(record)->generation = (event)->generation;         \
+		(record)->parent_inode = (event)->parent_inode;     \
+		(record)->parent_generation = (event)->parent_generation; \
+		(record)->process = (event)->process;               \
+		(record)->name_len = (length);                      \
+	} while (0)
+
+static __noinline int emit_file(struct file_event *event)
+{
+	const unsigned char *name = NULL;
+	struct file_record_short *brief;
+	struct dentry *dentry;
+	struct file_record *full;
+	struct loss_counts *lost;
+	__u32 length = 0;
+
+	if (!event)
+		return 0;
+	dentry = event->dentry;
+	if (dentry) {
+		length = BPF_CORE_READ(dentry, d_name.len);
+		name = BPF_CORE_READ(dentry, d_name.name);
+	}
+	if (length <= SHORT_NAME) {
+		brief = bpf_ringbuf_reserve(&events, sizeof(*brief), 0);
+		if (!brief)
+			goto full;
+		FILL_FILE_RECORD(brief, event, length);
+		bpf_probe_read_kernel(brief->name, length, name);
+		bpf_ringbuf_submit(brief, wake_flags());
+		return 0;
+	}
+	if (length > NAME_MAX)
+		length = NAME_MAX;
+	full = bpf_ringbuf_reserve(&events, sizeof(*full), 0);
+	if (!full)
+		goto full;
+	FILL_FILE_RECORD(full, event, length);
+	bpf_probe_read_kernel(full->name, length, name);
+	bpf_ringbuf_submit(full, wake_flags());
+	return 0;
+full:
+	lost = lost_records();
+	if (lost)
+		__sync_fetch_and_add(&lost->file_records, 1);
+	return 0;
+}
+
+/* parent_of finds the ledger's page of the directory that a dentry is in. */
+static __always_inline struct file_entry *parent_of(struct dentry *dentry, struct file_key *key)
+{
+	return find(upper_inode(BPF_CORE_READ(dentry, d_parent, d_inode)), key);
+}
+
+/* named sends where a file of the ledger can be found from now on. */
+static __always_inline void named(__u32 op, struct file_entry *file, struct file_key *key,
+				  struct dentry *dentry, struct process_id *process)
+{
+	struct file_event event = {};
+	struct file_key parent_key = {};
+	struct file_entry *parent = parent_of(dentry, &parent_key);
+
+	if (!parent)
+		return;
+	event.op = op;
+	event.layer = file->layer;
+	event.mode = file->mode;
+	event.inode = key->inode;
+	event.generation = file->generation;
+	event.parent_inode = parent_key.inode;
+	event.parent_generation = parent->generation;
+	event.process = *process;
+	event.dentry = dentry;
+	emit_file(&event);
+}
+
+static __always_inline void untracked(__u32 layer_id)
+{
+	struct layer *layer = layer_of(layer_id);
+
+	if (layer)
+		__sync_fetch_and_add(&layer->untracked, 1);
+}
+
+/* Fresh page of an inode that joins the layer of its parent directory. */
+static __always_inline void new_entry(struct file_entry *entry, __u32 layer, __u32 mode, __u32 state)
+{
+	__builtin_memset(entry, 0, sizeof(*entry));
+	/* Inode numbers are reused; the time at which one joins tells its lives apart. */
+	entry->generation = bpf_ktime_get_ns();
+	entry->layer = layer;
+	entry->mode = mode;
+	entry->state = state;
+	entry->settled = 1;
+}
+
+/* published: a page has become part of the layer; books all that it holds. */
+static __always_inline void published(struct file_entry *file, struct file_key *key, __s64 size,
+				      struct process_id *process, __u32 cause)
+{
+	struct change change = { .causes = cause };
+	bool directory = (file->mode & S_IFMT) == S_IFDIR;
+
+	if (!directory) {
+		file->size = size;
+		change.size = size;
+	}
+	file->writer = *process;
+	file->state = STATE_LIVE;
+	change.disk = __sync_lock_test_and_set(&file->aside, 0);
+	__sync_fetch_and_add(&file->disk, change.disk);
+	__sync_fetch_and_add(&file->events, 1);
+	if (cause == CAUSE_COPY_UP)
+		change.copy_up = directory ? change.disk : size;
+	book(file, key, process, &change);
+}
