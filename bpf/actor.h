@@ -34,81 +34,117 @@ static __always_inline bool actor(struct process_id *id, struct file_entry *file
 	return true;
 }
 
+/* Where file_path stands on its way up from a file to the root of its namespace. */
+struct path_walk {
+	struct vfsmount *mnt;
+	struct dentry *root; /* of mnt */
+	struct dentry *dentry;
+	char *buffer;
+	__u32 length;
+	__u32 arrived;
+};
+
+/*
+ * One step up: a component, or a crossing into the mount below. Called for each
+ * element of path_steps: the verifier reads a callback once, and a loop with so
+ * many ways through it tens of thousands of times.
+ */
+static long path_step(void *map, __u32 *index, __u64 *unused, struct path_walk *walk)
+{
+	struct dentry *dentry = walk->dentry;
+	struct vfsmount *mnt = walk->mnt;
+	__u32 length = walk->length;
+	long n;
+
+	if (dentry == walk->root) {
+		struct mount *mount = (void *)mnt - bpf_core_field_offset(struct mount, mnt);
+		struct mount *below = BPF_CORE_READ(mount, mnt_parent);
+
+		if (below == mount) {
+			walk->arrived = 1;
+			return 1;
+		}
+		walk->dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+		mnt = (void *)below + bpf_core_field_offset(struct mount, mnt);
+		walk->mnt = mnt;
+		walk->root = BPF_CORE_READ(mnt, mnt_root);
+		return 0;
+	}
+	if (length >= PATH_BYTES)
+		return 1;
+	n = bpf_probe_read_kernel_str(walk->buffer + length, NAME_MAX + 1,
+				      BPF_CORE_READ(dentry, d_name.name));
+	if (n <= 0)
+		return 1;
+	walk->length = length + n;
+	walk->dentry = BPF_CORE_READ(dentry, d_parent);
+	return 0;
+}
+
 /*
  * file_path writes the components of an open file's path, the last one first,
- * across mounts up to the root of its mount namespace.
+ * across mounts up to the root of its mount namespace. It returns how many bytes
+ * that took, 0 if the path has more bytes or components than there is room for.
  */
 static __always_inline __u32 file_path(struct file *file, char *buffer)
 {
 	struct vfsmount *mnt = BPF_CORE_READ(file, f_path.mnt);
-	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
-	__u32 length = 0;
-	int i;
+	struct path_walk walk = {
+		.mnt = mnt,
+		.root = BPF_CORE_READ(mnt, mnt_root),
+		.dentry = BPF_CORE_READ(file, f_path.dentry),
+		.buffer = buffer,
+	};
+	struct loss_counts *lost;
 
-	for (i = 0; i < PATH_COMPONENTS; i++) {
-		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
-		long n;
-
-		if (dentry == BPF_CORE_READ(mnt, mnt_root) || dentry == parent) {
-			struct mount *mount = (void *)mnt - bpf_core_field_offset(struct mount, mnt);
-			struct mount *above = BPF_CORE_READ(mount, mnt_parent);
-
-			if (above == mount)
-				return length;
-			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
-			mnt = (void *)above + bpf_core_field_offset(struct mount, mnt);
-			continue;
-		}
-		if (length > PATH_BYTES - 1)
-			break;
-		/* The mask only tells the verifier what the line above has ensured. */
-		length &= PATH_BYTES - 1;
-		barrier_var(length);
-		n = bpf_probe_read_kernel_str(buffer + length, NAME_MAX + 1,
-					      BPF_CORE_READ(dentry, d_name.name));
-		if (n <= 0)
-			return length;
-		length += n;
-		dentry = parent;
-	}
-	struct loss_counts *lost = lost_records();
+	bpf_for_each_map_elem(&path_steps, path_step, &walk, 0);
+	if (walk.arrived)
+		return walk.length;
+	lost = lost_records();
 	if (lost)
 		__sync_fetch_and_add(&lost->long_paths, 1);
 	return 0;
 }
 
-static __noinline int announce_executable(struct executable_key *key, struct file *exe)
+static __always_inline void announce_executable(struct executable_key *key, struct file *exe)
 {
 	struct executable_record *record;
 	__u8 one = 1;
 
 	if (bpf_map_update_elem(&executables, key, &one, BPF_NOEXIST))
-		return 0;
+		return;
 	record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
 	if (!record) {
 		bpf_map_delete_elem(&executables, key);
-		return 0;
+		return;
 	}
 	record->kind = RECORD_EXECUTABLE;
 	record->executable = *key;
 	record->length = file_path(exe, record->path);
 	bpf_ringbuf_submit(record, wake_flags());
-	return 0;
 }
 
-/* Tells userspace who the current process is, once. */
-static __noinline int announce_process(struct process_id *id)
+/*
+ * announce_process tells userspace who the current process is, once. Like the
+ * other functions here that are not static, it is verified by itself, once a
+ * program, and not anew at each of its calls.
+ */
+__noinline int announce_process(struct process_id *who)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct executable_key executable = {};
 	struct process_record *record;
 	struct task_struct *leader;
 	struct file *exe;
+	struct process_id id;
 	__u8 one = 1;
 
-	if (bpf_map_lookup_elem(&processes, id))
+	if (!who)
 		return 0;
-	if (bpf_map_update_elem(&processes, id, &one, BPF_NOEXIST))
+	id = *who; /* only memory of its own makes a map's key */
+	if (bpf_map_lookup_elem(&processes, &id))
+		return 0;
+	if (bpf_map_update_elem(&processes, &id, &one, BPF_NOEXIST))
 		return 0;
 
 	exe = BPF_CORE_READ(task, mm, exe_file);
@@ -127,13 +163,13 @@ static __noinline int announce_process(struct process_id *id)
 
 		if (lost)
 			__sync_fetch_and_add(&lost->process_records, 1);
-		bpf_map_delete_elem(&processes, id);
+		bpf_map_delete_elem(&processes, &id);
 		return 0;
 	}
 	leader = BPF_CORE_READ(task, group_leader);
 	record->kind = RECORD_PROCESS;
 	record->parent_pid = BPF_CORE_READ(leader, real_parent, tgid);
-	record->process = *id;
+	record->process = id;
 	record->cgroup_id = bpf_get_current_cgroup_id();
 	record->executable = executable;
 	bpf_probe_read_kernel(record->comm, sizeof(record->comm), leader->comm);

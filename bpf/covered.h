@@ -18,7 +18,7 @@ struct {
 	__type(value, __s64);
 } covered_sizes SEC(".maps");
 
-static __noinline int announce_covered(struct file *file, struct file_key *key)
+static __always_inline int announce_covered(struct file *file, struct file_key *key)
 {
 	struct covered_record *record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
 

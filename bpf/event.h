@@ -5,7 +5,7 @@
 #define NAME_MAX 255
 #define SHORT_NAME 40
 #define PATH_BYTES 1024
-#define PATH_COMPONENTS 24
+#define PATH_COMPONENTS 64
 #define COMM_LEN 16
 
 /* Kept in step with event.Cause* of the tracer. */

@@ -25,17 +25,19 @@ static __always_inline void overflow(__u32 layer_id, struct change *change)
 	__sync_fetch_and_add(&layer->overflow_events, 1);
 }
 
+/* Not on the stack, of which there is little. */
+const struct counter empty_counter = {};
+
 /*
  * new_counter enters a (file, process) of this interval and announces it, so
  * that userspace reads what changed and nothing else. A record that does not fit
  * is only counted: userspace then reads the whole table.
  */
-static __noinline struct counter *new_counter(void *table, struct counter_key *key)
+static __always_inline struct counter *new_counter(void *table, struct counter_key *key)
 {
-	struct counter zero = {};
 	struct counter_record *record;
 
-	if (bpf_map_update_elem(table, key, &zero, BPF_NOEXIST) == 0) {
+	if (bpf_map_update_elem(table, key, &empty_counter, BPF_NOEXIST) == 0) {
 		record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
 		if (record) {
 			record->kind = RECORD_COUNTER;
@@ -69,8 +71,8 @@ static __always_inline struct counter *counter_of(struct counter_key *key)
 	return new_counter(table, key);
 }
 
-static __noinline int book(struct file_entry *file, struct file_key *where,
-			   struct process_id *process, struct change *change)
+__noinline int book(struct file_entry *file, struct file_key *where, struct process_id *process,
+		    struct change *change)
 {
 	struct counter_key key = {};
 	struct counter *counter;

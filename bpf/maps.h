@@ -63,6 +63,14 @@ struct {
 	__type(value, __u8);
 } executables SEC(".maps");
 
+/* As many elements as a path may have components; its values are not used. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PATH_COMPONENTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} path_steps SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, RING_BYTES);

@@ -190,6 +190,7 @@ const (
 	ledgerMapFiles                = "files"
 	ledgerMapLayers               = "layers"
 	ledgerMapLosses               = "losses"
+	ledgerMapPathSteps            = "path_steps"
 	ledgerMapProcesses            = "processes"
 	ledgerProgBackingAioEntry     = "backing_aio_entry"
 	ledgerProgBackingSpliceExit   = "backing_splice_exit"
@@ -226,6 +227,7 @@ const (
 	ledgerVarCountCopies          = "count_copies"
 	ledgerVarCounterRecordType    = "counter_record_type"
 	ledgerVarCoveredRecordType    = "covered_record_type"
+	ledgerVarEmptyCounter         = "empty_counter"
 	ledgerVarExecutableRecordType = "executable_record_type"
 	ledgerVarFileRecordShortType  = "file_record_short_type"
 	ledgerVarFileRecordType       = "file_record_type"
@@ -324,6 +326,7 @@ type ledgerMapSpecs struct {
 	Files        *ebpf.MapSpec `ebpf:"files"`
 	Layers       *ebpf.MapSpec `ebpf:"layers"`
 	Losses       *ebpf.MapSpec `ebpf:"losses"`
+	PathSteps    *ebpf.MapSpec `ebpf:"path_steps"`
 	Processes    *ebpf.MapSpec `ebpf:"processes"`
 }
 
@@ -336,6 +339,7 @@ type ledgerVariableSpecs struct {
 	CountCopies          *ebpf.VariableSpec `ebpf:"count_copies"`
 	CounterRecordType    *ebpf.VariableSpec `ebpf:"counter_record_type"`
 	CoveredRecordType    *ebpf.VariableSpec `ebpf:"covered_record_type"`
+	EmptyCounter         *ebpf.VariableSpec `ebpf:"empty_counter"`
 	ExecutableRecordType *ebpf.VariableSpec `ebpf:"executable_record_type"`
 	FileRecordShortType  *ebpf.VariableSpec `ebpf:"file_record_short_type"`
 	FileRecordType       *ebpf.VariableSpec `ebpf:"file_record_type"`
@@ -376,6 +380,7 @@ type ledgerMaps struct {
 	Files        *ebpf.Map `ebpf:"files"`
 	Layers       *ebpf.Map `ebpf:"layers"`
 	Losses       *ebpf.Map `ebpf:"losses"`
+	PathSteps    *ebpf.Map `ebpf:"path_steps"`
 	Processes    *ebpf.Map `ebpf:"processes"`
 }
 
@@ -392,6 +397,7 @@ func (m *ledgerMaps) Close() error {
 		m.Files,
 		m.Layers,
 		m.Losses,
+		m.PathSteps,
 		m.Processes,
 	)
 }
@@ -405,6 +411,7 @@ type ledgerVariables struct {
 	CountCopies          *ebpf.Variable `ebpf:"count_copies"`
 	CounterRecordType    *ebpf.Variable `ebpf:"counter_record_type"`
 	CoveredRecordType    *ebpf.Variable `ebpf:"covered_record_type"`
+	EmptyCounter         *ebpf.Variable `ebpf:"empty_counter"`
 	ExecutableRecordType *ebpf.Variable `ebpf:"executable_record_type"`
 	FileRecordShortType  *ebpf.Variable `ebpf:"file_record_short_type"`
 	FileRecordType       *ebpf.Variable `ebpf:"file_record_type"`

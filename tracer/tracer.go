@@ -112,7 +112,7 @@ func New(cfg Config) (_ *Tracer, err error) {
 			_ = t.Close()
 		}
 	}()
-	if err = t.load(cfg, functions, chosen); err != nil {
+	if err = t.load(cfg, cache, functions, chosen); err != nil {
 		return nil, err
 	}
 	if t.reader, err = ringbuf.NewReader(t.coll.Maps["events"]); err != nil {
@@ -128,7 +128,7 @@ func New(cfg Config) (_ *Tracer, err error) {
 }
 
 // load brings the chosen programs and all maps into the kernel.
-func (t *Tracer) load(cfg Config, functions *kernelFunctions, chosen []hookSpec) error {
+func (t *Tracer) load(cfg Config, cache *btf.Cache, functions *kernelFunctions, chosen []hookSpec) error {
 	spec, err := loadLedger()
 	if err != nil {
 		return fmt.Errorf("reading the programs: %w", err)
@@ -150,7 +150,7 @@ func (t *Tracer) load(cfg Config, functions *kernelFunctions, chosen []hookSpec)
 		return fmt.Errorf("setting count_copies: %w", err)
 	}
 
-	t.coll, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{})
+	t.coll, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
 	if err != nil {
 		return fmt.Errorf("loading the programs: %w", permission(err))
 	}

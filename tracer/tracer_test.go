@@ -247,3 +247,193 @@ func TestShellWays(t *testing.T) {
 		o.check(script)
 	}
 }
+
+// processNamed sums what processes of a name are booked for.
+func (o *overlay) processNamed(name string) (size, disk int64, written uint64) {
+	for _, d := range o.deltas {
+		if o.processes[d.Process].Name == name {
+			size += d.Size
+			disk += d.Disk
+			written += d.Written
+		}
+	}
+	return size, disk, written
+}
+
+// TestProcesses: every process, however short it lives, gets what it did.
+func TestProcesses(t *testing.T) {
+	o := newOverlay(t, nil)
+	o.sh("for i in $(seq 100); do head -c $((i*100)) /dev/zero > f.$i; done")
+	o.sh("exec dd if=/dev/zero of=dd bs=1000 count=7 status=none")
+	o.check("short-lived")
+	if size, _, written := o.processNamed("head"); size != 505000 || written != 505000 {
+		t.Errorf("head: size %d, written %d, want 505000", size, written)
+	}
+	if size, _, _ := o.processNamed("dd"); size != 7000 {
+		t.Errorf("dd, after an exec in the same process: size %d, want 7000", size)
+	}
+	pids := map[uint32]bool{}
+	for id, p := range o.processes {
+		if p.Name == "head" {
+			pids[id.PID] = true
+			if p.Executable != "/usr/bin/head" || p.CgroupID == 0 || p.ParentPID == 0 {
+				t.Errorf("facts of a process: %+v", p)
+			}
+		}
+	}
+	if len(pids) != 100 {
+		t.Errorf("%d processes named head, want 100", len(pids))
+	}
+}
+
+// TestRemount: a layer that is mounted again is still watched, from the first
+// byte; what is removed below an unmounted layer is no change of it.
+func TestRemount(t *testing.T) {
+	o := newOverlay(t, nil)
+	o.sh("echo one > a")
+	o.check("first mount")
+	if err := unix.Unmount(o.merged, 0); err != nil {
+		t.Fatal(err)
+	}
+	if batch := o.collect(); batch.Layers[0].Mounted {
+		t.Error("still mounted after umount")
+	}
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s/work,index=off", o.lower, o.upper, filepath.Dir(o.upper))
+	if err := unix.Mount("overlay", o.merged, "overlay", 0, options); err != nil {
+		t.Fatal(err)
+	}
+	o.sh("echo two >> a; echo three > b; rm a")
+	o.check("second mount")
+	if err := unix.Unmount(o.merged, 0); err != nil {
+		t.Fatal(err)
+	}
+	o.collect()
+	size := o.size
+	if err := os.Remove(o.upper + "/b"); err != nil {
+		t.Fatal(err)
+	}
+	o.collect()
+	if o.size != size {
+		t.Errorf("removal of an unmounted layer booked %d", o.size-size)
+	}
+}
+
+// TestTableFull: counters that do not fit are counted for the layer as a whole.
+func TestTableFull(t *testing.T) {
+	o := newOverlay(t, nil)
+	o.restart(Config{MaxCounters: 64})
+	o.sh("for i in $(seq 200); do echo $i > f.$i; done")
+	batch, err := o.tracer.Collect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var size, disk int64
+	for _, d := range batch.Deltas {
+		size, disk = size+d.Size, disk+d.Disk
+	}
+	if len(batch.Overflows) != 1 || batch.Overflows[0].Size == 0 {
+		t.Fatalf("overflows: %+v", batch.Overflows)
+	}
+	size, disk = size+batch.Overflows[0].Size, disk+batch.Overflows[0].Disk
+	wantSize, wantDisk := o.measure()
+	if size != wantSize-o.baseSize || disk != wantDisk-o.baseDisk {
+		t.Errorf("booked %d and %d, on disk %d and %d", size, disk, wantSize-o.baseSize, wantDisk-o.baseDisk)
+	}
+	var lost bool
+	for _, l := range batch.Losses {
+		lost = lost || l.Reason == event.LossTableFull && l.Layer == testLayer && l.Bytes == batch.Overflows[0].Size
+	}
+	if !lost {
+		t.Errorf("losses: %+v", batch.Losses)
+	}
+	o.sh("echo again > again")
+	after, err := o.tracer.Collect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(after.Losses) != 0 || len(after.Overflows) != 0 {
+		t.Errorf("a new interval starts with losses: %+v", after)
+	}
+}
+
+// restart replaces the tracer by one of another configuration.
+func (o *overlay) restart(cfg Config) {
+	o.t.Helper()
+	if err := o.tracer.Close(); err != nil {
+		o.t.Fatal(err)
+	}
+	cfg.Log = zerolog.New(zerolog.NewTestWriter(o.t))
+	var err error
+	if o.tracer, err = New(cfg); err != nil {
+		o.t.Fatal(err)
+	}
+	o.baseSize, o.baseDisk, o.size, o.disk = 0, 0, 0, 0
+	o.scan()
+}
+
+// TestScanWhileWriting: a baseline that is taken while files are written,
+// created, renamed and removed still adds up.
+func TestScanWhileWriting(t *testing.T) {
+	o := newOverlay(t, func(_, upper string) {
+		for i := range 300 {
+			if err := os.MkdirAll(fmt.Sprintf("%s/d%d", upper, i%10), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(fmt.Sprintf("%s/d%d/f%d", upper, i%10, i), make([]byte, i*17), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	script := `n=0; while ! [ -e stop ]; do n=$((n+1)); d=d$((n%10)); echo $n >> $d/f$((n%300)); echo $n > $d/new.$n; rm -f $d/new.$((n-5)); done`
+	cmd := exec.Command("bash", "-c", script)
+	cmd.Dir = o.merged
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		o.restart(Config{})
+	}
+	o.sh("touch stop")
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	o.check("a scan beside a writer")
+	if o.size == 0 {
+		t.Error("the writer did nothing")
+	}
+}
+
+// TestCovered: writes of a watched cgroup outside of the layer, by path.
+func TestCovered(t *testing.T) {
+	o := newOverlay(t, nil)
+	o.restart(Config{IncludeCovered: true})
+	var st unix.Stat_t
+	if err := unix.Stat("/sys/fs/cgroup", &st); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.tracer.WatchCgroup(st.Ino, testLayer); err != nil {
+		t.Fatal(err)
+	}
+	outside, err := os.MkdirTemp("/scratch", "volume")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(outside)
+	o.sh("echo 12345 > " + outside + "/file; echo 6789 >> " + outside + "/file; echo inside > inside")
+	batch := o.collect()
+	var found bool
+	for _, c := range batch.Covered {
+		if c.Path == outside+"/file" {
+			found = true
+			if c.Size != 11 || c.Written != 11 || c.Writes != 2 || c.FileSize != 11 || c.Layer != testLayer {
+				t.Errorf("%+v", c)
+			}
+		}
+		if filepath.Base(c.Path) == "inside" {
+			t.Errorf("a file of the layer is reported as outside of it: %+v", c)
+		}
+	}
+	if !found {
+		t.Errorf("no record of the file outside: %+v", batch.Covered)
+	}
+}
