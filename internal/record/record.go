@@ -1,6 +1,9 @@
 // Package record holds the records of the NDJSON stream, version 1. The field
 // names and meanings are the product's contract; docs/schema/ describes them as
 // JSON Schema. Sizes are bytes. Types here are plain data.
+//
+// Strings that come from the kernel or a file system are raw bytes: pass them
+// through [Text] before they enter a record.
 package record
 
 import "time"
@@ -10,10 +13,26 @@ const Version = 1
 
 // Header starts every record. The writer, not the producer, sets Seq.
 type Header struct {
-	Type string    `json:"type"`
-	V    int       `json:"v"`
-	Time time.Time `json:"time"`
-	Seq  uint64    `json:"seq"`
+	Type string `json:"type"`
+	V    int    `json:"v"`
+	Time Time   `json:"time"`
+	Seq  uint64 `json:"seq"`
+}
+
+// Values of a record's "type".
+const (
+	TypeSession   = "session"
+	TypeGrowth    = "growth"
+	TypeLayer     = "layer"
+	TypeContainer = "container"
+	TypeLoss      = "loss"
+	TypeSummary   = "summary"
+)
+
+// NewHeader starts a record of the given type, made at now. Seq stays 0 until
+// the record is written.
+func NewHeader(typ string, now time.Time) Header {
+	return Header{Type: typ, V: Version, Time: At(now)}
 }
 
 // Record is any record of the stream.
@@ -45,6 +64,21 @@ type Process struct {
 	Exited        bool      `json:"exited"`
 }
 
+// Causes of growth, as in Growth.Causes.
+const (
+	CauseWrite        = "write"
+	CauseCopyUp       = "copy_up"
+	CauseTruncate     = "truncate"
+	CauseAllocate     = "allocate"
+	CauseMmap         = "mmap"
+	CauseClone        = "clone"
+	CauseCreate       = "create"
+	CauseDelete       = "delete"
+	CauseRename       = "rename"
+	CauseMetadata     = "metadata"
+	CauseUnattributed = "unattributed"
+)
+
 // Origins of a file.
 const (
 	OriginAdded     = "added"
@@ -53,15 +87,26 @@ const (
 	OriginDirectory = "directory"
 )
 
-// File is a file after the interval. Size and Allocated are absolute.
+// File is a file after the interval. Size and Allocated are absolute; both are 0
+// when nothing of that name is left (Deleted). A directory's Size is always 0,
+// since directories count no size in a layer.
+//
+// Path starts with "/", the container's root. Where a part of it is not known,
+// PathIncomplete is set and Path is the known end of it, without a leading "/";
+// it is empty when nothing is known. PreviousPath is what the file was called at
+// the interval's start, if it was renamed since. Origin is absent where it has no
+// meaning: for covered paths and for growth without a path.
 type File struct {
-	Path      string `json:"path"`
-	PathB64   string `json:"path_b64,omitempty"`
-	Origin    string `json:"origin"`
-	Size      int64  `json:"size"`
-	Allocated int64  `json:"allocated"`
-	Deleted   bool   `json:"deleted"`
-	Inode     uint64 `json:"inode"`
+	Path            string `json:"path"`
+	PathB64         string `json:"path_b64,omitempty"`
+	PathIncomplete  bool   `json:"path_incomplete,omitempty"`
+	PreviousPath    string `json:"previous_path,omitempty"`
+	PreviousPathB64 string `json:"previous_path_b64,omitempty"`
+	Origin          string `json:"origin,omitempty"`
+	Size            int64  `json:"size"`
+	Allocated       int64  `json:"allocated"`
+	Deleted         bool   `json:"deleted"`
+	Inode           uint64 `json:"inode"`
 }
 
 // Storage classes.
@@ -119,7 +164,10 @@ type Growth struct {
 	Causes       []string  `json:"causes"`
 }
 
-// Layer is a container's totals.
+// Layer is a container's totals. They tell the whole layer whatever filters are
+// set; FilteredSizeGrowth and FilteredDiskGrowth are, since the start, what the
+// filters kept out of the growth records, so that growth records and filtered
+// growth together make SizeGrowth and DiskGrowth.
 type Layer struct {
 	Header
 	Container         Container `json:"container"`
@@ -134,7 +182,11 @@ type Layer struct {
 	UnattributedSize  int64     `json:"unattributed_size"`
 	UnattributedDisk  int64     `json:"unattributed_disk"`
 	OpenDeletedBytes  int64     `json:"open_deleted_bytes"`
-	Files             int64     `json:"files"`
+	// Files is the number of inodes with a name, without directories and
+	// whiteouts. An inode with several names counts once.
+	Files              int64 `json:"files"`
+	FilteredSizeGrowth int64 `json:"filtered_size_growth,omitempty"`
+	FilteredDiskGrowth int64 `json:"filtered_disk_growth,omitempty"`
 }
 
 // Mount is one mount of a container.
@@ -176,7 +228,12 @@ type ContainerEvent struct {
 	LostPaths     []PathSize `json:"lost_paths,omitempty"`
 }
 
-// Loss is written when a bound was hit.
+// LossUnresolved is a loss reason beside those of the kernel side: the path of a
+// file could not be completed. No bytes are lost with it.
+const LossUnresolved = "unresolved"
+
+// Loss is written when a bound was hit. Bytes is the growth in size that could
+// be given to the layer only as a whole; it is part of UnattributedSize.
 type Loss struct {
 	Header
 	Container *Container `json:"container,omitempty"`
@@ -218,9 +275,22 @@ type ContainerSummary struct {
 	CopyUpBytes       int64        `json:"copy_up_bytes"`
 	UnattributedSize  int64        `json:"unattributed_size"`
 	UnattributedDisk  int64        `json:"unattributed_disk"`
+	OpenDeletedBytes  int64        `json:"open_deleted_bytes,omitempty"`
 	Removed           bool         `json:"removed"`
 	TopFiles          []TopFile    `json:"top_files"`
 	TopProcesses      []TopProcess `json:"top_processes"`
+
+	FilteredSizeGrowth int64          `json:"filtered_size_growth,omitempty"`
+	FilteredDiskGrowth int64          `json:"filtered_disk_growth,omitempty"`
+	Covered            []CoveredTotal `json:"covered,omitempty"`
+}
+
+// CoveredTotal is what a container's processes wrote into one mount, present
+// only when covered paths are traced. None of it is in the layer.
+type CoveredTotal struct {
+	Storage      Storage `json:"storage"`
+	SizeGrowth   int64   `json:"size_growth"`
+	WrittenBytes uint64  `json:"written_bytes"`
 }
 
 // LossTotal is the sum of the losses of one reason.
@@ -230,11 +300,31 @@ type LossTotal struct {
 	Bytes  int64  `json:"bytes"`
 }
 
+// Values of Summary.Ended.
+const (
+	EndedSignal         = "signal"
+	EndedDuration       = "duration"
+	EndedContainersGone = "containers_gone"
+	EndedLimit          = "limit"
+	EndedOutputClosed   = "output_closed"
+	EndedError          = "error"
+)
+
+// Unlisted stands in a summary for removed containers that are not listed one by
+// one, because a run may see any number of them.
+type Unlisted struct {
+	Containers   int64  `json:"containers"`
+	SizeGrowth   int64  `json:"size_growth"`
+	DiskGrowth   int64  `json:"disk_growth"`
+	WrittenBytes uint64 `json:"written_bytes"`
+}
+
 // Summary is the last record.
 type Summary struct {
 	Header
 	Containers []ContainerSummary `json:"containers"`
+	Unlisted   *Unlisted          `json:"unlisted,omitempty"`
 	Losses     []LossTotal        `json:"losses"`
 	DurationMS int64              `json:"duration_ms"`
-	Ended      string             `json:"ended"` // signal, duration, containers_gone, limit, output_closed
+	Ended      string             `json:"ended"` // one of the Ended constants
 }

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+)
+
+// completeTimeout is how long a person who pressed tab will wait.
+const completeTimeout = 500 * time.Millisecond
+
+// complete lists the names of containers that are not on the command line yet.
+// Where that does not work there are none: a shell has no place for errors.
+func (w *watch) complete(c *cobra.Command, given []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	const none = cobra.ShellCompDirectiveNoFileComp
+	runtime, err := w.env.newRuntime(w.flags.dockerHost, zerolog.Nop())
+	if err != nil {
+		return nil, none
+	}
+	defer runtime.Close()
+	ctx, cancel := context.WithTimeout(c.Context(), completeTimeout)
+	defer cancel()
+	listed, err := runtime.Names(ctx)
+	if err != nil {
+		return nil, none
+	}
+	var names []cobra.Completion
+	for _, l := range listed {
+		if l.Name != "" && !slices.Contains(given, l.Name) {
+			names = append(names, cobra.CompletionWithDesc(l.Name, string(l.State)))
+		}
+	}
+	slices.Sort(names)
+	return names, none
+}
+
+// completeFlags offers the allowed words of flags that take one.
+func (w *watch) completeFlags() {
+	for _, name := range []string{"output", "group"} {
+		flag, ok := w.cmd.Flags().Lookup(name).Value.(*choice)
+		if !ok {
+			continue
+		}
+		// The only error is that of a flag that does not exist.
+		_ = w.cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(flag.allowed, cobra.ShellCompDirectiveNoFileComp))
+	}
+}

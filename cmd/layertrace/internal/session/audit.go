@@ -1,0 +1,312 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/internal/aggregate"
+	"github.com/layertrace/layertrace/internal/layer"
+	"github.com/layertrace/layertrace/tracer/event"
+)
+
+// auditRounds bounds how often a file that differs is looked at again while it
+// is being written.
+const auditRounds = 4
+
+// errTeardown ends an audit of a layer that its runtime is deleting.
+var errTeardown = errors.New("the layer is being deleted")
+
+// audit holds the books of a layer against its directory and books what differs
+// as unattributed. Layers that are gone, or are just going, are left alone: what
+// was in them is told by the record of their removal.
+func (s *Session) audit(ctx context.Context, w *watched) error {
+	if !w.seeded {
+		return nil
+	}
+	diffs, err := s.compare(ctx, w)
+	switch {
+	case err == nil:
+	case ofOutput(err), ctx.Err() != nil:
+		return err
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errTeardown):
+		return nil
+	default:
+		s.log.Warn().Err(err).Str("container", w.facts.Name).Msg("layer could not be held against the disk")
+		return nil
+	}
+	if len(diffs) > 0 {
+		s.log.Info().Str("container", w.facts.Name).Int("files", len(diffs)).Msg("books corrected by the disk")
+		s.agg.Reconcile(w.layer, diffs)
+	}
+	return nil
+}
+
+// compare returns what the disk has beyond the books.
+func (s *Session) compare(ctx context.Context, w *watched) ([]aggregate.Diff, error) {
+	same, err := s.totalsMatch(ctx, w)
+	if err != nil || same {
+		return nil, err
+	}
+	found, err := readLayer(ctx, w.upper.path)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.collectUnlessTorn(w); err != nil {
+		return nil, err
+	}
+	root, err := openRoot(w.upper)
+	if err != nil {
+		return nil, err
+	}
+	defer root.close()
+	return s.verify(ctx, w, root, doubts(found, s.agg.Compare(w.layer, found)))
+}
+
+// totalsMatch is the short way: the sums alone. It spares both sides a list of
+// all files when nothing is wrong, as should be always, and nobody is writing.
+func (s *Session) totalsMatch(ctx context.Context, w *watched) (bool, error) {
+	disk, err := layer.Measure(ctx, w.upper.path)
+	if err != nil {
+		return false, err
+	}
+	if err := s.collectUnlessTorn(w); err != nil {
+		return false, err
+	}
+	books, ok := s.agg.LayerTotals(w.layer)
+	return ok && books.Size == disk.Size && books.Allocated == disk.Allocated && books.Files == disk.Files, nil
+}
+
+// collectUnlessTorn collects what happened during a walk. If that includes
+// deletions although no overlay uses the layer, then the runtime is removing it,
+// and what was walked is neither the layer as it was nor one that will last.
+func (s *Session) collectUnlessTorn(w *watched) error {
+	batch, err := s.collectBatch()
+	if err != nil {
+		return err
+	}
+	if w.mounted {
+		return nil
+	}
+	for i := range batch.Files {
+		e := &batch.Files[i]
+		if e.Layer == w.layer && (e.Op == event.FileUnlinked || e.Op == event.FileGone) {
+			return errTeardown
+		}
+	}
+	return nil
+}
+
+// readLayer lists what is in the layer.
+func readLayer(ctx context.Context, root string) ([]aggregate.Found, error) {
+	var list lister
+	if err := layer.Walk(ctx, root, &list); err != nil {
+		return nil, err
+	}
+	return list.found, nil
+}
+
+// lister is a layer.Visitor that makes the list that aggregate.Compare wants.
+type lister struct{ found []aggregate.Found }
+
+func (l *lister) Enter(uint64, string, uint64, uint32) error { return nil }
+
+func (l *lister) Visit(e *layer.Entry) error {
+	if e.Whiteout {
+		return nil // all of them may share one inode, and they hold nothing
+	}
+	f := aggregate.Found{File: event.FileID{Inode: e.Inode}, Path: inContainer(e.Path), Dir: e.Dir(), Disk: e.Allocated}
+	if !f.Dir {
+		f.Size = e.Size
+	}
+	l.found = append(l.found, f)
+	return nil
+}
+
+// inContainer turns a path of the walk into the container's.
+func inContainer(path string) string {
+	if path == "." {
+		return "/"
+	}
+	return "/" + path
+}
+
+// doubt is a difference that may be just a race with a writer.
+type doubt struct {
+	diff aggregate.Diff
+	// walked is what the walk said; nil if it did not come across the file.
+	walked *aggregate.Found
+	events mark
+}
+
+// whole reports whether the difference is the layer's, not a file's.
+func (d *doubt) whole() bool { return d.diff.File.Inode == 0 && d.diff.Path == "" }
+
+// doubts joins differences with what the walk said of the files.
+func doubts(found []aggregate.Found, diffs []aggregate.Diff) []doubt {
+	if len(diffs) == 0 {
+		return nil
+	}
+	list := make([]doubt, len(diffs))
+	at := make(map[uint64]int, len(diffs))
+	for i, d := range diffs {
+		list[i].diff = d
+		if d.File.Inode != 0 {
+			at[d.File.Inode] = i
+		}
+	}
+	for i := range found {
+		f := &found[i]
+		if k, ok := at[f.File.Inode]; ok && list[k].walked == nil {
+			list[k].walked = f
+		}
+	}
+	return list
+}
+
+// verify looks at each file again until nothing happened to it between two looks
+// at the kernel side's ledger: then what stat says in between is what the books
+// should say after everything was collected. A file that is never at rest is
+// left to the ledger.
+func (s *Session) verify(ctx context.Context, w *watched, root upperDir, open []doubt) ([]aggregate.Diff, error) {
+	var whole, sure []aggregate.Diff
+	for range auditRounds {
+		if len(open) == 0 || ctx.Err() != nil {
+			break
+		}
+		for i := range open {
+			var err error
+			if open[i].events, err = s.mark(w, open[i].diff.File.Inode); err != nil {
+				return nil, err
+			}
+		}
+		if err := s.collectUnlessTorn(w); err != nil {
+			return nil, err
+		}
+		var restless []doubt
+		for _, d := range open {
+			if d.whole() {
+				whole = append(whole, d.diff)
+				continue
+			}
+			diff, settled := s.look(w, root, &d)
+			now, err := s.mark(w, d.diff.File.Inode)
+			if err != nil {
+				return nil, err
+			}
+			switch {
+			case !settled || now != d.events:
+				restless = append(restless, d)
+			case diff.Size != 0 || diff.Disk != 0 || diff.Gone:
+				sure = append(sure, diff)
+			}
+		}
+		open = restless
+	}
+	if len(open) == 0 {
+		// What is booked for the layer as a whole is what files lack, so it may
+		// be taken back only if all of those are put right.
+		sure = append(sure, whole...)
+	}
+	return sure, ctx.Err()
+}
+
+// look returns what the disk has beyond the books now. settled is false if the
+// answer may be wrong.
+func (s *Session) look(w *watched, root upperDir, d *doubt) (diff aggregate.Diff, settled bool) {
+	diff = d.diff
+	path, size, disk, booked := s.agg.Booked(w.layer, d.diff.File)
+	st, found := root.stat(d.diff.File.Inode, d.diff.Path, path)
+	switch {
+	case found && booked:
+		diff.Size, diff.Disk, diff.Gone = st.size-size, st.disk-disk, false
+		return diff, true
+	case found:
+		if d.walked == nil {
+			return diff, false
+		}
+		diff.Size += st.size - d.walked.Size
+		diff.Disk += st.disk - d.walked.Disk
+		return diff, true
+	case booked:
+		diff.Size, diff.Disk = -size, -disk
+		return diff, d.walked == nil && diff.Gone
+	case d.walked == nil && !diff.Gone:
+		return diff, true // bytes that stayed behind on a file without a name
+	default:
+		return aggregate.Diff{}, true // the news of its deletion has come
+	}
+}
+
+// mark is the ledger's page of an inode at one moment; equal marks mean that
+// nothing was booked in between.
+type mark struct {
+	file   event.FileID
+	events uint64
+	known  bool
+}
+
+func (s *Session) mark(w *watched, inode uint64) (mark, error) {
+	if inode == 0 {
+		return mark{}, nil
+	}
+	e, ok, err := s.cfg.Kernel.Entry(w.upper.dev, inode)
+	if err != nil || !ok {
+		return mark{}, err
+	}
+	return mark{file: e.File, events: e.Events, known: true}, nil
+}
+
+// upperDir is an open layer. Processes of the container may change anything in
+// it at any time, so paths are looked up so that no symlink leads out of it.
+type upperDir struct{ fd int }
+
+func openRoot(u upper) (upperDir, error) {
+	fd, err := unix.Open(u.path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return upperDir{}, &fs.PathError{Op: "open", Path: u.path, Err: err}
+	}
+	return upperDir{fd}, nil
+}
+
+func (u upperDir) close() { _ = unix.Close(u.fd) }
+
+// stat returns the sizes of the inode if one of the container paths leads to it.
+func (u upperDir) stat(inode uint64, paths ...string) (sizes, bool) {
+	for _, path := range paths {
+		if st, ok := u.statPath(path); ok && st.Ino == inode {
+			return sizesOf(&st), true
+		}
+	}
+	return sizes{}, false
+}
+
+func (u upperDir) statPath(path string) (st unix.Stat_t, ok bool) {
+	if len(path) == 0 || path[0] != '/' {
+		return st, false // not known to its beginning
+	}
+	relative := path[1:]
+	if relative == "" {
+		relative = "."
+	}
+	fd, err := unix.Openat2(u.fd, relative, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	})
+	if err != nil {
+		return st, false
+	}
+	defer unix.Close(fd)
+	return st, unix.Fstat(fd, &st) == nil
+}
+
+// sizesOf returns what a layer counts of an inode: directories have no size.
+func sizesOf(st *unix.Stat_t) sizes {
+	was := sizes{size: st.Size, disk: st.Blocks * 512}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		was.size = 0
+	}
+	return was
+}

@@ -1,0 +1,83 @@
+package session
+
+import (
+	"context"
+	"errors"
+
+	"github.com/layertrace/layertrace/internal/output"
+	"github.com/layertrace/layertrace/internal/record"
+)
+
+// finish ends the session in order: what was counted is collected, each layer is
+// held against the disk, and the last records and the summary are written.
+func (s *Session) finish(ctx context.Context, ended string) error {
+	if ended == record.EndedOutputClosed {
+		return nil
+	}
+	if err := s.awaitScans(ctx); err != nil {
+		return s.abandon(err)
+	}
+	if !s.begun {
+		if err := s.begin(); err != nil {
+			return s.abandon(err)
+		}
+	}
+	if err := s.collect(); err != nil {
+		return s.abandon(err)
+	}
+	for _, w := range s.inOrder() {
+		if err := s.audit(ctx, w); err != nil {
+			return s.abandon(err)
+		}
+	}
+
+	// Growth of the very last moments counts against the limits as well.
+	s.checkLimits(s.cfg.Clock.Now())
+	if s.exceeded == nil {
+		return s.conclude(ended)
+	}
+	if err := s.conclude(record.EndedLimit); err != nil {
+		return err
+	}
+	return s.exceeded
+}
+
+// abandon ends the session because of err, and still writes what is known.
+func (s *Session) abandon(err error) error {
+	if errors.Is(err, output.ErrClosed) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	if s.begun && !ofOutput(err) {
+		// The cause is what the user must see, not that this failed as well.
+		_ = s.conclude(record.EndedError)
+	}
+	return err
+}
+
+// conclude writes the last records and the summary.
+func (s *Session) conclude(ended string) error {
+	now := s.cfg.Clock.Now()
+	if err := s.emit(s.agg.Final(now)...); err != nil {
+		return err
+	}
+	if err := s.emit(s.agg.Summary(now, ended)); err != nil {
+		return err
+	}
+	return s.flush()
+}
+
+// awaitScans lets baselines that are being taken be finished, so that no layer
+// ends with half of one. Who cannot wait for a large layer aborts.
+func (s *Session) awaitScans(ctx context.Context) error {
+	for s.scanning > 0 {
+		select {
+		case part := <-s.scans:
+			if err := s.scanPart(ctx, part); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}

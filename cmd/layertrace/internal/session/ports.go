@@ -1,0 +1,47 @@
+package session
+
+import (
+	"context"
+	"time"
+
+	"github.com/layertrace/layertrace/resolver"
+	"github.com/layertrace/layertrace/tracer"
+	"github.com/layertrace/layertrace/tracer/event"
+)
+
+// Kernel is what a session needs of *tracer.Tracer. Track, Settle and Entry are
+// called while Wait or Collect run in another goroutine.
+type Kernel interface {
+	AddLayer(id event.LayerID, dev, rootInode uint64, mounted bool) error
+	RemoveLayer(id event.LayerID) error
+	WatchCgroup(cgroupID uint64, id event.LayerID) error
+	Track(id event.LayerID, dev, inode uint64, mode uint32) (file event.FileID, known bool, err error)
+	Settle(id event.LayerID, dev, inode uint64, size, allocated int64) (baseSize, baseDisk int64, again, gone bool, err error)
+	Entry(dev, inode uint64) (tracer.Entry, bool, error)
+	Wait(ctx context.Context) error
+	Collect() (*event.Batch, error)
+}
+
+// Containers is what a session needs of *resolver.Resolver.
+type Containers interface {
+	Watch(ctx context.Context, sel resolver.Selection, fn func(resolver.Change)) error
+	RefreshMounts(c resolver.Container) resolver.Container
+	Actor(cgroupID uint64) (containerID string, ok bool)
+	ProcessAlive(pid uint32, startNS uint64) bool
+}
+
+// Clock tells the time and waits.
+type Clock interface {
+	Now() time.Time
+	// After returns a channel on which the time is sent once, d from now.
+	After(d time.Duration) <-chan time.Time
+}
+
+// SystemClock is the Clock of the machine.
+type SystemClock struct{}
+
+// Now returns the time, with its monotonic reading.
+func (SystemClock) Now() time.Time { return time.Now() }
+
+// After is time.After.
+func (SystemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }

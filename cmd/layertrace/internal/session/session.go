@@ -1,0 +1,365 @@
+// Package session runs a watch: it takes the baseline of each layer, collects
+// what the kernel side counted, has it joined with names, writes it out interval
+// by interval, follows the containers' lives and holds the books against the disk.
+//
+// One goroutine, the caller of Run, owns all state. The others only wait for
+// something (a change of a container, activity in the kernel, a directory to be
+// read) and hand over what they got; Run does not return before they ended.
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/layertrace/layertrace/internal/aggregate"
+	"github.com/layertrace/layertrace/internal/output"
+	"github.com/layertrace/layertrace/internal/record"
+	"github.com/layertrace/layertrace/resolver"
+	"github.com/layertrace/layertrace/tracer/event"
+)
+
+const (
+	// collectAtLeast bounds how long counters wait in the kernel's tables, whose
+	// room is bounded too, however long the user's interval is.
+	collectAtLeast = time.Second
+	// collectUnasked is how often to look although the kernel side announced
+	// nothing, since an announcement may be what was lost.
+	collectUnasked = 10 * time.Second
+	// scansAtOnce bounds how many layers are read at a time.
+	scansAtOnce = 4
+)
+
+// Config configures a Session.
+type Config struct {
+	Log        zerolog.Logger
+	Clock      Clock
+	Kernel     Kernel
+	Containers Containers
+	Output     output.Writer
+	// StartTime converts a process's start, in nanoseconds since boot.
+	StartTime func(startNS uint64) time.Time
+
+	// About is the session record without header, interval and coverage.
+	About record.Session
+	// Partial is why the kernel side's coverage is not full.
+	Partial []string
+
+	// Select says which containers to watch. Its Synced belongs to the session.
+	Select resolver.Selection
+	// Keep goes on although no watched container is left.
+	Keep bool
+
+	Interval time.Duration
+	Duration time.Duration // 0: no end
+	Limits   Limits
+
+	IncludeCovered   bool
+	Include, Exclude []string
+	MinGrowth        int64
+}
+
+// Session is one run of a watch.
+type Session struct {
+	cfg Config
+	log zerolog.Logger
+	agg *aggregate.Aggregator
+
+	byID    map[string]*watched
+	byLayer map[event.LayerID]*watched
+	lastID  event.LayerID
+
+	changes  chan change
+	scans    chan scanned
+	scanSlot chan struct{}
+	active   chan struct{} // the kernel side counted something
+	resume   chan struct{} // it has been collected
+	failed   chan error    // a goroutine cannot go on
+	routines sync.WaitGroup
+
+	begun     bool
+	synced    bool
+	scanning  int
+	partial   []string
+	early     []record.Record // made before the session record
+	written   bool            // something was written since the last flush
+	nextFlush time.Time
+	collected time.Time
+	touched   map[touch]struct{}
+	rates     map[event.LayerID]rateWindow
+	exceeded  *LimitError
+}
+
+// New returns a Session that has not begun. It fails for malformed patterns.
+func New(cfg Config) (*Session, error) {
+	s := &Session{
+		cfg:      cfg,
+		log:      cfg.Log,
+		byID:     map[string]*watched{},
+		byLayer:  map[event.LayerID]*watched{},
+		changes:  make(chan change),
+		scans:    make(chan scanned),
+		scanSlot: make(chan struct{}, scansAtOnce),
+		active:   make(chan struct{}, 1),
+		resume:   make(chan struct{}, 1),
+		failed:   make(chan error, 2),
+		partial:  cfg.Partial,
+		touched:  map[touch]struct{}{},
+		rates:    map[event.LayerID]rateWindow{},
+	}
+	agg, err := aggregate.New(aggregate.Config{
+		Start:          cfg.Clock.Now(),
+		IncludeCovered: cfg.IncludeCovered,
+		Include:        cfg.Include,
+		Exclude:        cfg.Exclude,
+		MinGrowth:      cfg.MinGrowth,
+		Actors:         names{s},
+		Mounts:         names{s},
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.agg = agg
+	return s, nil
+}
+
+// Run watches until a reason to end arrives on stop (one of the record.Ended
+// constants), the duration is over, no container is left, or a limit is
+// exceeded; then it writes the last interval and the summary. When ctx ends it
+// returns at once, with nothing more written, and ctx's cause.
+//
+// A reader of the output that went away is an orderly end: Run returns nil.
+// Errors match *LimitError and *DriverError, and otherwise are failures.
+func (s *Session) Run(ctx context.Context, stop <-chan string) error {
+	inner, cancel := context.WithCancel(ctx)
+	defer s.routines.Wait()
+	defer cancel()
+
+	s.start(inner)
+	err := s.loop(inner, stop)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if errors.Is(err, output.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// start launches the goroutines that live as long as the session.
+func (s *Session) start(ctx context.Context) {
+	s.spawn(func() { s.followContainers(ctx) })
+	s.spawn(func() { s.awaitActivity(ctx) })
+}
+
+func (s *Session) spawn(f func()) {
+	s.routines.Add(1)
+	go func() {
+		defer s.routines.Done()
+		f()
+	}()
+}
+
+// awaitActivity tells the loop once that there is something to collect, and
+// then waits until it was collected, so that a busy layer wakes nobody twice.
+func (s *Session) awaitActivity(ctx context.Context) {
+	for {
+		if err := s.cfg.Kernel.Wait(ctx); err != nil {
+			if ctx.Err() == nil {
+				s.failed <- fmt.Errorf("waiting for the kernel: %w", err)
+			}
+			return
+		}
+		s.active <- struct{}{}
+		select {
+		case <-s.resume:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// loop handles one thing at a time until the session ends.
+func (s *Session) loop(ctx context.Context, stop <-chan string) error {
+	var tick, over <-chan time.Time
+	for {
+		if !s.begun && s.synced && s.scanning == 0 {
+			if err := s.begin(); err != nil {
+				return s.abandon(err)
+			}
+			tick = s.nextTick()
+			if s.cfg.Duration > 0 {
+				over = s.cfg.Clock.After(s.cfg.Duration)
+			}
+		}
+		if s.begun && !s.cfg.Keep && len(s.byID) == 0 {
+			return s.finish(ctx, record.EndedContainersGone)
+		}
+
+		var err error
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case reason := <-stop:
+			return s.finish(ctx, reason)
+		case <-over:
+			return s.finish(ctx, record.EndedDuration)
+		case err = <-s.failed:
+		case c := <-s.changes:
+			err = s.handle(ctx, c)
+		case part := <-s.scans:
+			err = s.scanPart(ctx, part)
+		case <-tick:
+			err = s.tick()
+			tick = s.nextTick()
+		}
+
+		if err != nil {
+			return s.abandon(err)
+		}
+		if s.exceeded != nil {
+			return s.finish(ctx, record.EndedLimit)
+		}
+	}
+}
+
+// begin writes the session record: from here on every write is seen from its
+// first byte. What led up to it follows.
+func (s *Session) begin() error {
+	if err := s.collect(); err != nil {
+		return err
+	}
+	now := s.cfg.Clock.Now()
+	about := s.cfg.About
+	about.Header = record.NewHeader(record.TypeSession, now)
+	about.IntervalMS = s.cfg.Interval.Milliseconds()
+	about.Coverage = "full"
+	if len(s.partial) > 0 {
+		about.Coverage, about.Reasons = "partial", s.partial
+	}
+	s.begun = true
+	s.nextFlush = now.Add(s.cfg.Interval)
+	if err := s.emit(&about); err != nil {
+		return err
+	}
+	early := s.early
+	s.early = nil
+	if err := s.emit(early...); err != nil {
+		return err
+	}
+	return s.flush()
+}
+
+// nextTick is when the interval ends or the kernel's tables want to be read,
+// whichever comes first.
+func (s *Session) nextTick() <-chan time.Time {
+	wait := s.nextFlush.Sub(s.cfg.Clock.Now())
+	return s.cfg.Clock.After(max(0, min(wait, collectAtLeast)))
+}
+
+// tick collects, and if the interval is over writes it.
+func (s *Session) tick() error {
+	if err := s.collectIfActive(); err != nil {
+		return err
+	}
+	now := s.cfg.Clock.Now()
+	if !now.Before(s.nextFlush) {
+		if err := s.endInterval(now); err != nil {
+			return err
+		}
+	}
+	s.checkLimits(now)
+	return s.flush()
+}
+
+// endInterval writes the interval. Intervals keep their grid even if one was
+// late, so that those of several runs can be laid over each other.
+func (s *Session) endInterval(now time.Time) error {
+	late := now.Sub(s.nextFlush)
+	s.nextFlush = s.nextFlush.Add(late.Truncate(s.cfg.Interval) + s.cfg.Interval)
+	s.selfAudit()
+	for _, w := range s.byID {
+		w.remapped = false
+	}
+	return s.emit(s.agg.Flush(now)...)
+}
+
+// collectIfActive collects if the kernel side announced something, or could have
+// but for a lost announcement.
+func (s *Session) collectIfActive() error {
+	if len(s.active) == 0 && s.cfg.Clock.Now().Sub(s.collected) < collectUnasked {
+		return nil
+	}
+	return s.collect()
+}
+
+// collect books everything that was counted so far.
+func (s *Session) collect() error {
+	_, err := s.collectBatch()
+	return err
+}
+
+func (s *Session) collectBatch() (*event.Batch, error) {
+	batch, err := s.cfg.Kernel.Collect()
+	if err != nil {
+		return nil, fmt.Errorf("reading the kernel's counters: %w", err)
+	}
+	now := s.cfg.Clock.Now()
+	s.collected = now
+	select {
+	case <-s.active:
+		s.resume <- struct{}{}
+	default:
+	}
+	s.agg.Apply(batch)
+	s.noteTouched(batch)
+	s.noteMounted(batch)
+	return batch, s.emit(s.agg.Losses(now)...)
+}
+
+// emit hands records to the output, or holds them back until the session record
+// has been written.
+func (s *Session) emit(recs ...record.Record) error {
+	if !s.begun {
+		s.early = append(s.early, recs...)
+		return nil
+	}
+	for _, rec := range recs {
+		if err := s.cfg.Output.Write(rec); err != nil {
+			return writing(err)
+		}
+		s.written = true
+	}
+	return nil
+}
+
+// flush passes on what was emitted. Without records it does nothing: a table
+// would take it for an interval.
+func (s *Session) flush() error {
+	if !s.begun || !s.written {
+		return nil
+	}
+	s.written = false
+	return writing(s.cfg.Output.Flush())
+}
+
+// outputError marks errors of the output, after which nothing more is written.
+type outputError struct{ error }
+
+func (e outputError) Unwrap() error { return e.error }
+
+func ofOutput(err error) bool {
+	var e outputError
+	return errors.As(err, &e)
+}
+
+func writing(err error) error {
+	if err == nil {
+		return nil
+	}
+	return outputError{err}
+}

@@ -1,0 +1,319 @@
+// Package sessiontest has a kernel side and a container runtime that exist in a
+// test's memory, above layers that are real directories.
+package sessiontest
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/tracer"
+	"github.com/layertrace/layertrace/tracer/event"
+)
+
+// Writer is a process of the container; it does all that Look sees.
+func Writer() event.Process {
+	return event.Process{
+		ID:       event.ProcessID{PID: 4242, Start: 1},
+		CgroupID: 7, Name: "node", Executable: "/usr/bin/node",
+	}
+}
+
+// Daemon is a process of the host, as the one that removes containers.
+func Daemon() event.Process {
+	return event.Process{
+		ID:       event.ProcessID{PID: 800, Start: 1},
+		CgroupID: 1, Name: "dockerd", Executable: "/usr/bin/dockerd",
+	}
+}
+
+// Kernel keeps a ledger as the tracer does, but is told by the test when to look.
+type Kernel struct {
+	// Err is what AddLayer and Collect fail with, if not nil.
+	Err error
+	// Busy makes Settle ask to be called again so many times for each file.
+	Busy int
+	// OnCollect, if set, is called before each Collect.
+	OnCollect func()
+
+	mu       sync.Mutex
+	layers   map[event.LayerID]*kernelLayer
+	pages    map[uint64]*page
+	pending  event.Batch
+	activity chan struct{}
+	busy     map[uint64]int
+	lastGen  uint64
+	cgroups  map[uint64]event.LayerID
+	closed   bool
+}
+
+type kernelLayer struct{ mounted bool }
+
+type page struct {
+	tracer.Entry
+	settled bool
+}
+
+// NewKernel returns a Kernel without layers.
+func NewKernel() *Kernel {
+	return &Kernel{
+		layers:   map[event.LayerID]*kernelLayer{},
+		pages:    map[uint64]*page{},
+		activity: make(chan struct{}, 1),
+		busy:     map[uint64]int{},
+		cgroups:  map[uint64]event.LayerID{},
+	}
+}
+
+// AddLayer implements session.Kernel.
+func (k *Kernel) AddLayer(id event.LayerID, _, rootInode uint64, mounted bool) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.Err != nil {
+		return k.Err
+	}
+	k.layers[id] = &kernelLayer{mounted: mounted}
+	k.open(id, rootInode, unix.S_IFDIR, 0)
+	return nil
+}
+
+// RemoveLayer implements session.Kernel.
+func (k *Kernel) RemoveLayer(id event.LayerID) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.layers, id)
+	for inode, p := range k.pages {
+		if p.Layer == id {
+			delete(k.pages, inode)
+		}
+	}
+	return nil
+}
+
+// WatchCgroup implements session.Kernel.
+func (k *Kernel) WatchCgroup(cgroupID uint64, id event.LayerID) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.cgroups[cgroupID] = id
+	return nil
+}
+
+// Cgroup returns the layer that the cgroup was given to.
+func (k *Kernel) Cgroup(id uint64) event.LayerID {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.cgroups[id]
+}
+
+// Layers returns how many layers there are.
+func (k *Kernel) Layers() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.layers)
+}
+
+// SetMounted says whether all layers are mounted.
+func (k *Kernel) SetMounted(mounted bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, l := range k.layers {
+		l.mounted = mounted
+	}
+}
+
+func (k *Kernel) open(id event.LayerID, inode uint64, mode uint32, generation uint64) *page {
+	p := &page{}
+	p.Layer, p.Mode = id, mode
+	p.File = event.FileID{Inode: inode, Generation: generation}
+	k.pages[inode] = p
+	return p
+}
+
+// Track implements session.Kernel.
+func (k *Kernel) Track(id event.LayerID, _, inode uint64, mode uint32) (event.FileID, bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if p := k.pages[inode]; p != nil {
+		return p.File, true, nil
+	}
+	return k.open(id, inode, mode, 0).File, false, nil
+}
+
+// Settle implements session.Kernel.
+func (k *Kernel) Settle(_ event.LayerID, _, inode uint64, size, allocated int64) (int64, int64, bool, bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.pages[inode]
+	if p == nil {
+		return 0, 0, false, true, nil
+	}
+	if k.busy[inode] < k.Busy {
+		k.busy[inode]++
+		return 0, 0, true, false, nil
+	}
+	if p.Mode&unix.S_IFMT == unix.S_IFDIR {
+		size = 0
+	}
+	if !p.settled {
+		p.Size, p.Disk, p.settled = size, allocated, true
+	}
+	return size, allocated, false, false, nil
+}
+
+// Entry implements session.Kernel.
+func (k *Kernel) Entry(_, inode uint64) (tracer.Entry, bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.pages[inode]
+	if p == nil {
+		return tracer.Entry{}, false, nil
+	}
+	return p.Entry, true, nil
+}
+
+// Wait implements session.Kernel.
+func (k *Kernel) Wait(ctx context.Context) error {
+	select {
+	case <-k.activity:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Collect implements session.Kernel.
+func (k *Kernel) Collect() (*event.Batch, error) {
+	if k.OnCollect != nil {
+		k.OnCollect()
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.Err != nil {
+		return nil, k.Err
+	}
+	b := k.pending
+	k.pending = event.Batch{}
+	for id, l := range k.layers {
+		b.Layers = append(b.Layers, event.LayerState{Layer: id, Mounted: l.mounted})
+	}
+	return &b, nil
+}
+
+// Fail makes the calls that can fail do so.
+func (k *Kernel) Fail(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.Err = err
+}
+
+// Hooks is one hook.
+func (k *Kernel) Hooks() []tracer.Hook {
+	return []tracer.Hook{{Name: "write_exit", Kind: "fexit", Target: "vfs_iter_write"}}
+}
+
+// Coverage is full.
+func (k *Kernel) Coverage() []string { return nil }
+
+// Close notes that it was called.
+func (k *Kernel) Close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.closed = true
+	return nil
+}
+
+// Closed reports whether Close was called.
+func (k *Kernel) Closed() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.closed
+}
+
+// Lose adds a loss to the next batch.
+func (k *Kernel) Lose(loss event.Loss) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.pending.Losses = append(k.pending.Losses, loss)
+	k.wake()
+}
+
+// Look books what stat says of the file now, as a hook does. A file that it does
+// not know yet is taken for created; its directory must be known.
+func (k *Kernel) Look(tb testing.TB, path string) {
+	tb.Helper()
+	st, dir := lstat(tb, path), lstat(tb, filepath.Dir(path))
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	parent := k.pages[dir.Ino]
+	if parent == nil {
+		tb.Fatalf("%s: the kernel side does not know its directory", path)
+	}
+	p := k.pages[st.Ino]
+	causes := event.CauseWrite
+	if p == nil {
+		k.lastGen++
+		p = k.open(parent.Layer, st.Ino, st.Mode, k.lastGen)
+		causes |= event.CauseCreate
+		k.pending.Files = append(k.pending.Files, event.FileEvent{
+			Layer: p.Layer, Op: event.FileCreated, File: p.File, Parent: parent.File,
+			Name: filepath.Base(path), Mode: st.Mode, Process: Writer().ID,
+		})
+	}
+	k.book(p, Writer(), sizeOf(&st), st.Blocks*512, causes)
+}
+
+// Unlink removes the file and books that on the process.
+func (k *Kernel) Unlink(tb testing.TB, by event.Process, path string) {
+	tb.Helper()
+	st, dir := lstat(tb, path), lstat(tb, filepath.Dir(path))
+	if err := os.Remove(path); err != nil {
+		tb.Fatal(err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p, parent := k.pages[st.Ino], k.pages[dir.Ino]
+	k.pending.Files = append(k.pending.Files,
+		event.FileEvent{Layer: p.Layer, Op: event.FileUnlinked, File: p.File, Parent: parent.File, Name: filepath.Base(path), Process: by.ID},
+		event.FileEvent{Layer: p.Layer, Op: event.FileGone, File: p.File})
+	k.book(p, by, 0, 0, event.CauseDelete)
+	delete(k.pages, st.Ino)
+}
+
+func (k *Kernel) book(p *page, by event.Process, size, disk int64, causes event.Causes) {
+	k.pending.Processes = append(k.pending.Processes, by)
+	k.pending.Deltas = append(k.pending.Deltas, event.Delta{
+		Layer: p.Layer, File: p.File, Process: by.ID,
+		Size: size - p.Size, Disk: disk - p.Disk,
+		Causes: causes,
+	})
+	p.Size, p.Disk = size, disk
+	p.Events++
+	k.wake()
+}
+
+func (k *Kernel) wake() {
+	select {
+	case k.activity <- struct{}{}:
+	default:
+	}
+}
+
+func lstat(tb testing.TB, path string) unix.Stat_t {
+	tb.Helper()
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		tb.Fatalf("lstat %s: %v", path, err)
+	}
+	return st
+}
+
+func sizeOf(st *unix.Stat_t) int64 {
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return 0
+	}
+	return st.Size
+}

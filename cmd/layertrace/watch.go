@@ -1,0 +1,250 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"github.com/layertrace/layertrace/cmd/layertrace/internal/session"
+	"github.com/layertrace/layertrace/internal/output"
+	"github.com/layertrace/layertrace/internal/record"
+	"github.com/layertrace/layertrace/resolver"
+	"github.com/layertrace/layertrace/tracer"
+)
+
+// abortGrace is how long an aborted run may take to put the terminal in order.
+const abortGrace = 250 * time.Millisecond
+
+// watch is one run of the command.
+type watch struct {
+	env     *env
+	global  *globalFlags
+	flags   watchFlags
+	line    []string // the command line
+	cmd     *cobra.Command
+	log     zerolog.Logger
+	mode    string
+	runtime containerRuntime
+}
+
+func newWatch(env *env, global *globalFlags, line []string) *cobra.Command {
+	w := &watch{env: env, global: global, line: line}
+	c := &cobra.Command{
+		Use:   "watch [CONTAINER…]",
+		Short: "Live: which processes grow which paths of the writable layer",
+		Long: `watch shows which processes make which paths of a container's writable layer grow.
+A CONTAINER is a name, an id, or the beginning of an id that fits no other.
+
+Sizes are binary units, 10MiB, or decimal ones, 10MB. The limits of --limit-growth
+and --limit-rate hold for each layer by itself and count what docker ps -s adds up
+under overlay2, the files' apparent sizes.`,
+		Example: `  # Who fills the layer of my-api?
+  sudo layertrace watch my-api
+
+  # Every container of the host, those started later included, into a log pipeline
+  sudo layertrace watch --all --output ndjson >> growth.ndjson
+
+  # By directory, two levels deep, without the noise
+  sudo layertrace watch my-api --group dir --depth 2 --min-growth 1MiB
+
+  # Everything that is written below /var, but to the logs, volumes included
+  sudo layertrace watch my-api --path '/var/**' --exclude '*.log' --include-mounts
+
+  # In CI: fail if the tests make the layer grow by more than 50 MiB
+  sudo layertrace watch --wait it-db --duration 5m --limit-growth 50MiB`,
+		ValidArgsFunction: w.complete,
+		RunE:              runs(w.run),
+	}
+	w.cmd = c
+	w.flags.register(c.Flags())
+	w.completeFlags()
+	return c
+}
+
+// run does one thing after the other that may fail for the user's sake, the
+// cheapest to mend first, and then hands over to the session.
+func (w *watch) run(c *cobra.Command, args []string) error {
+	_, _, terminal := w.env.terminal(w.env.stdout)
+	if err := w.flags.check(c.Flags(), args, terminal); err != nil {
+		return err
+	}
+	if w.env.euid != 0 {
+		return fail(exitKernel, "sudo "+shellLine(w.line), "watch: only root may look into the kernel")
+	}
+	_, _, errTerminal := w.env.terminal(w.env.stderr)
+	w.log = newLogger(w.env.stderr, w.global.logLevel, w.global.logFormat,
+		output.ColorAllowed(w.global.noColor, errTerminal, w.env.getenv))
+	w.mode = w.flags.mode(terminal, w.env.getenv)
+	if w.mode == outputNDJSON && (c.Flags().Changed("group") || c.Flags().Changed("depth")) {
+		w.log.Warn().Msg("--group and --depth have no effect on ndjson")
+	}
+
+	ctx, abort := context.WithCancelCause(c.Context())
+	starting, started := context.WithCancel(ctx)
+	stop := make(chan string, 2)
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	defer abort(nil)
+	helpers.Go(func() { handleSignals(ctx, w.env.signals, w.mode == outputNDJSON, stop, started, abort) })
+
+	err := w.watch(ctx, starting, stop, args, &helpers)
+	if starting.Err() != nil && ctx.Err() == nil && errors.Is(err, context.Canceled) {
+		return nil // stopped before there was anything to report
+	}
+	return err
+}
+
+// watch sets up kernel side, runtime and output, in the order in which they are
+// needed, and runs the session. starting ends with the first signal.
+func (w *watch) watch(ctx, starting context.Context, stop chan string, args []string, helpers *sync.WaitGroup) error {
+	var err error
+	if w.runtime, err = w.env.newRuntime(w.flags.dockerHost, w.log); err != nil {
+		return w.runtimeFailure(err)
+	}
+	defer w.runtime.Close()
+	selection, err := w.find(starting, args)
+	if err != nil {
+		return err
+	}
+
+	k, err := w.openKernel(starting)
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	startTime, err := w.env.startTime()
+	if err != nil {
+		return err
+	}
+	out := w.flags.writer(w.cmd.Flags(), w.env, w.mode, w.global.noColor)
+	if live, ok := out.(io.Closer); ok {
+		defer live.Close()
+	}
+	s, err := session.New(w.sessionConfig(k, out, selection, startTime))
+	if err != nil {
+		return usage("layertrace watch --help", "watch: %w", err)
+	}
+
+	helpers.Go(func() {
+		gone, err := awaitNoReader(w.env.stdout, ctx.Done())
+		if err != nil {
+			w.log.Debug().Err(err).Msg("cannot see whether the output is read")
+		}
+		if gone {
+			tell(stop, record.EndedOutputClosed)
+		}
+	})
+	return w.sessionFailure(runAbortable(ctx, w.env.clock, s, stop))
+}
+
+// runAbortable runs the session, but does not wait for it once ctx has ended: it
+// may be stuck in a write to an output that nobody reads on, which nothing
+// interrupts but the end of the process.
+func runAbortable(ctx context.Context, clock session.Clock, s *session.Session, stop <-chan string) error {
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, stop) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-clock.After(abortGrace):
+		return context.Cause(ctx)
+	}
+}
+
+// find looks the containers up, so that what cannot work fails before anything
+// is attached.
+func (w *watch) find(ctx context.Context, refs []string) (resolver.Selection, error) {
+	if w.flags.all {
+		_, err := w.runtime.Names(ctx)
+		return resolver.Selection{All: true}, w.runtimeFailure(err)
+	}
+	var sel resolver.Selection
+	for _, ref := range refs {
+		c, err := w.runtime.Find(ctx, ref)
+		var missing *resolver.NotFoundError
+		switch {
+		case w.flags.wait && errors.As(err, &missing):
+			sel.Refs = append(sel.Refs, ref)
+			continue
+		case err != nil:
+			return sel, w.runtimeFailure(err)
+		}
+		if err := session.Watchable(&c); err != nil {
+			return sel, w.sessionFailure(err)
+		}
+		if ref != c.Name {
+			// The beginning of an id may fit a further container soon.
+			ref = c.ID
+		}
+		sel.Refs = append(sel.Refs, ref)
+	}
+	return sel, nil
+}
+
+// openKernel loads and attaches the kernel side. The overlay module may not be
+// loaded before the first container runs, so it is loaded if need be.
+func (w *watch) openKernel(ctx context.Context) (kernel, error) {
+	cfg := tracer.Config{
+		Log:            w.log.With().Str("component", "tracer").Logger(),
+		IncludeCovered: w.flags.includeMounts,
+	}
+	k, err := w.env.newKernel(cfg)
+	if errors.Is(err, tracer.ErrNoOverlay) {
+		if loadErr := w.env.loadModule(ctx, "overlay"); loadErr != nil {
+			w.log.Info().Err(loadErr).Msg("overlay module not loaded")
+			return nil, kernelFailure(err)
+		}
+		k, err = w.env.newKernel(cfg)
+	}
+	if err != nil {
+		return nil, kernelFailure(err)
+	}
+	w.log.Info().Interface("hooks", k.Hooks()).Strs("missing", k.Coverage()).Msg("attached")
+	return k, nil
+}
+
+func (w *watch) sessionConfig(k kernel, out output.Writer, sel resolver.Selection, startTime func(uint64) time.Time) session.Config {
+	return session.Config{
+		Log:        w.log.With().Str("component", "session").Logger(),
+		Clock:      w.env.clock,
+		Kernel:     k,
+		Containers: w.runtime,
+		Output:     out,
+		StartTime:  startTime,
+		About: record.Session{
+			Version: readBuild().Version,
+			Host:    w.env.hostname(),
+			Kernel:  w.env.kernelRelease(),
+			Command: w.line,
+			Hooks:   recordHooks(k.Hooks()),
+		},
+		Partial:        k.Coverage(),
+		Select:         sel,
+		Keep:           w.flags.all || w.flags.wait,
+		Interval:       w.flags.interval,
+		Duration:       w.flags.duration,
+		Limits:         session.Limits{Growth: w.flags.limitGrowth, Rate: w.flags.limitRate},
+		IncludeCovered: w.flags.includeMounts,
+		Include:        w.flags.path,
+		Exclude:        w.flags.exclude,
+		MinGrowth:      w.flags.minGrowth,
+	}
+}
+
+func recordHooks(hooks []tracer.Hook) []record.Hook {
+	list := make([]record.Hook, 0, len(hooks))
+	for _, h := range hooks {
+		list = append(list, record.Hook{Name: h.Name, Kind: h.Kind, Target: h.Target})
+	}
+	return list
+}

@@ -1,0 +1,416 @@
+package layer
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxOpen bounds the directories that are held open; those further up are
+	// opened again, through "..", when the walk comes back to them.
+	maxOpen = 128
+	// maxReplaced bounds how often a name that changes hands is looked at again.
+	maxReplaced = 16
+	// pollEvery is after how many entries ctx is looked at.
+	pollEvery = 256
+)
+
+// Walk visits the directory root and everything below it, depth first, each
+// directory before its entries, and those in the order of their bytes. It works
+// relative to open directories, so that neither depth nor path length is
+// limited and a directory that is renamed while the walk is in it is still
+// walked; it follows no symlink. Entries that vanish meanwhile are left out. It
+// leaves access times as they are where the kernel allows that.
+//
+// Errors are those of the visitor, of ctx, and of directories that can not be
+// read, named with their path.
+func Walk(ctx context.Context, root string, v Visitor) error {
+	w := walker{visitor: v, attributes: true}
+	return w.walk(ctx, root)
+}
+
+type walker struct {
+	visitor    Visitor
+	attributes bool // look for overlayfs's extended attributes
+
+	stack   []frame
+	path    []byte // of the innermost frame, relative to the root; empty at the root
+	shut    int    // frames 1 to shut have their descriptors given up
+	entry   Entry
+	visited int
+	dirBuf  []byte
+	attrBuf []byte
+}
+
+// frame is a directory between the root and where the walk is.
+type frame struct {
+	fd         int // -1 while given up
+	dev, inode uint64
+	pathLen    int // of its path
+	entries    []dirEntry
+	next       int
+}
+
+func (w *walker) walk(ctx context.Context, root string) (err error) {
+	if w.attributes {
+		w.attrBuf = make([]byte, 1024)
+	}
+	w.dirBuf = make([]byte, 64<<10)
+	defer func() {
+		for _, f := range w.stack {
+			if f.fd >= 0 {
+				unix.Close(f.fd)
+			}
+		}
+	}()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	fd, err := openDir(unix.AT_FDCWD, root)
+	if err != nil {
+		return fmt.Errorf("opening %q: %w", root, err)
+	}
+	w.stack = append(w.stack, frame{fd: fd})
+	switch err := w.visitRoot(root); {
+	case errors.Is(err, SkipDir):
+		return nil
+	case err != nil:
+		return err
+	}
+	for len(w.stack) > 0 {
+		top := &w.stack[len(w.stack)-1]
+		if top.next == len(top.entries) {
+			if err := w.leave(); err != nil {
+				return err
+			}
+			continue
+		}
+		if w.visited++; w.visited%pollEvery == 0 {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+		}
+		d := &top.entries[top.next]
+		top.next++
+		if err := w.visit(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// visitRoot visits the root, which has no name, and reads its entries.
+func (w *walker) visitRoot(path string) error {
+	root := &w.stack[0]
+	st, err := statAt(root.fd, "")
+	if err != nil {
+		return fmt.Errorf("looking at %q: %w", path, err)
+	}
+	if err := w.visitor.Enter(0, "", st.Ino, st.Mode&unix.S_IFMT); err != nil {
+		return err
+	}
+	if st, err = statAt(root.fd, ""); err != nil {
+		return fmt.Errorf("looking at %q: %w", path, err)
+	}
+	root.dev, root.inode = st.Dev, st.Ino
+	w.entry = Entry{Path: ".", dirFD: root.fd}
+	w.entry.set(&st)
+	if w.attributes {
+		w.readAttributes()
+	}
+	if err := w.visitor.Visit(&w.entry); err != nil {
+		return err
+	}
+	root.entries, err = readDir(root.fd, w.dirBuf)
+	if err != nil {
+		return fmt.Errorf("reading directory %q: %w", path, err)
+	}
+	return nil
+}
+
+// visit visits an entry of the innermost frame and, if it is a directory, makes
+// it the innermost frame.
+func (w *walker) visit(d *dirEntry) error {
+	dir := &w.stack[len(w.stack)-1]
+	w.path = w.path[:dir.pathLen]
+	if len(w.path) > 0 {
+		w.path = append(w.path, '/')
+	}
+	w.path = append(w.path, d.name...)
+
+	w.entry = Entry{Path: string(w.path), Name: d.name, Parent: dir.inode, dirFD: dir.fd}
+	inode, mode := d.inode, d.mode
+	for range maxReplaced {
+		if err := w.visitor.Enter(dir.inode, d.name, inode, mode); err != nil {
+			return err
+		}
+		st, err := statAt(dir.fd, d.name)
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("looking at %q: %w", w.path, err)
+		}
+		if st.Ino != inode || st.Mode&unix.S_IFMT != mode && mode != 0 {
+			// Replaced since the directory was read, or a mount point, of which
+			// the directory shows the inode beneath the mount.
+			inode, mode = st.Ino, st.Mode&unix.S_IFMT
+			continue
+		}
+		w.entry.set(&st)
+		if w.attributes && !w.entry.Whiteout {
+			w.readAttributes()
+		}
+		switch err := w.visitor.Visit(&w.entry); {
+		case errors.Is(err, SkipDir) && w.entry.Dir():
+			return nil
+		case err != nil:
+			return err
+		}
+		if !w.entry.Dir() {
+			return nil
+		}
+		same, err := w.descend(d.name)
+		if err != nil || same {
+			return err
+		}
+		// Somebody put another directory (or file) in its place, which has not
+		// been visited yet.
+		if st, err = statAt(dir.fd, d.name); errors.Is(err, unix.ENOENT) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("looking at %q: %w", w.path, err)
+		}
+		inode, mode = st.Ino, st.Mode&unix.S_IFMT
+	}
+	return fmt.Errorf("looking at %q: it was replaced %d times meanwhile", w.path, maxReplaced)
+}
+
+// descend opens the directory that was just visited and reads its entries. It
+// reports false if the name stands for something else now.
+func (w *walker) descend(name string) (bool, error) {
+	if err := w.limitOpen(); err != nil {
+		return false, err
+	}
+	fd, err := openDir(w.stack[len(w.stack)-1].fd, name)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("opening directory %q: %w", w.path, err)
+	}
+	st, err := statAt(fd, "")
+	if err != nil {
+		unix.Close(fd)
+		return false, fmt.Errorf("looking at %q: %w", w.path, err)
+	}
+	if st.Ino != w.entry.Inode || st.Dev != w.entry.Dev {
+		unix.Close(fd)
+		return false, nil
+	}
+	entries, err := readDir(fd, w.dirBuf)
+	if err != nil && !errors.Is(err, unix.ENOENT) { // ENOENT: removed while open
+		unix.Close(fd)
+		return false, fmt.Errorf("reading directory %q: %w", w.path, err)
+	}
+	w.stack = append(w.stack, frame{
+		fd: fd, dev: st.Dev, inode: st.Ino, pathLen: len(w.path), entries: entries,
+	})
+	return true, nil
+}
+
+// limitOpen gives up the outermost descriptor, but never the root's, when the
+// bound is reached.
+func (w *walker) limitOpen() error {
+	if len(w.stack)-w.shut < maxOpen {
+		return nil
+	}
+	w.shut++
+	f := &w.stack[w.shut]
+	err := unix.Close(f.fd)
+	f.fd = -1
+	if err != nil {
+		return fmt.Errorf("closing directory %q: %w", w.path[:f.pathLen], err)
+	}
+	return nil
+}
+
+// leave ends the innermost frame and makes sure that the next one is open.
+func (w *walker) leave() error {
+	last := len(w.stack) - 1
+	child := w.stack[last]
+	w.stack = w.stack[:last]
+	defer unix.Close(child.fd)
+	if last == 0 {
+		return nil
+	}
+	parent := &w.stack[last-1]
+	w.path = w.path[:parent.pathLen]
+	if parent.fd >= 0 {
+		return nil
+	}
+	fd, err := w.reopen(child.fd, parent)
+	if err != nil {
+		return fmt.Errorf("coming back to directory %q: %w", w.path, err)
+	}
+	parent.fd = fd
+	w.shut = last - 2
+	return nil
+}
+
+// reopen opens a frame again that was given up: as the parent of its child, or,
+// if the child has been moved away, by its path.
+func (w *walker) reopen(childFD int, f *frame) (int, error) {
+	fd, err := openDir(childFD, "..")
+	if err == nil {
+		if err = f.check(fd); err == nil {
+			return fd, nil
+		}
+		unix.Close(fd)
+	}
+	fd = w.stack[0].fd
+	for name := range bytes.SplitSeq(w.path[:f.pathLen], []byte{'/'}) {
+		next, err := openDir(fd, string(name))
+		if fd != w.stack[0].fd {
+			unix.Close(fd)
+		}
+		if err != nil {
+			return -1, err
+		}
+		fd = next
+	}
+	if err := f.check(fd); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// check makes sure that fd is the frame's directory.
+func (f *frame) check(fd int) error {
+	st, err := statAt(fd, "")
+	if err != nil {
+		return err
+	}
+	if st.Dev != f.dev || st.Ino != f.inode {
+		return errors.New("it was moved meanwhile")
+	}
+	return nil
+}
+
+// readAttributes fills in what overlayfs has noted at the current entry. An
+// entry whose attributes can not be read has none: the file system may not
+// support them, or the entry is gone by now.
+func (w *walker) readAttributes() {
+	e := &w.entry
+	// There is no call relative to a directory before Linux 6.13; this path
+	// is one, and like lstat it does not follow a symlink.
+	path := "/proc/self/fd/" + strconv.Itoa(e.dirFD) + "/" + e.Name
+	var n int
+	for {
+		err := retry(func() (err error) {
+			n, err = unix.Llistxattr(path, w.attrBuf)
+			return err
+		})
+		if err == unix.ERANGE && len(w.attrBuf) < 64<<10 { // XATTR_LIST_MAX
+			w.attrBuf = make([]byte, 64<<10)
+			continue
+		}
+		if err != nil {
+			return
+		}
+		break
+	}
+	for name := range bytes.SplitSeq(w.attrBuf[:n], []byte{0}) {
+		switch string(name) {
+		case "trusted.overlay.origin", "user.overlay.origin":
+			e.CopiedUp = true
+		case "trusted.overlay.opaque", "user.overlay.opaque":
+			var value [2]byte
+			n, err := unix.Lgetxattr(path, string(name), value[:])
+			e.Opaque = e.Dir() && err == nil && string(value[:n]) == "y"
+		}
+	}
+}
+
+// openDir opens a directory, which must not be a symlink, for reading.
+func openDir(dirFD int, name string) (int, error) {
+	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	var fd int
+	open := func(flags int) error {
+		return retry(func() (err error) {
+			fd, err = unix.Openat(dirFD, name, flags, 0)
+			return err
+		})
+	}
+	err := open(flags | unix.O_NOATIME)
+	if err == unix.EPERM { // neither owner nor privileged
+		err = open(flags)
+	}
+	return fd, err
+}
+
+// dirEntry is a directory's entry as the directory has it.
+type dirEntry struct {
+	name  string
+	inode uint64
+	mode  uint32 // type bits; 0 if not known
+}
+
+// readDir returns the entries of an open directory without . and .., ordered by
+// name.
+func readDir(fd int, buf []byte) ([]dirEntry, error) {
+	var entries []dirEntry
+	for {
+		var n int
+		err := retry(func() (err error) {
+			n, err = unix.Getdents(fd, buf)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if n <= 0 {
+			break
+		}
+		entries = appendEntries(entries, buf[:n])
+	}
+	slices.SortFunc(entries, func(a, b dirEntry) int { return cmp.Compare(a.name, b.name) })
+	return entries, nil
+}
+
+// appendEntries parses struct linux_dirent64, one after the other.
+func appendEntries(entries []dirEntry, buf []byte) []dirEntry {
+	const (
+		lengthAt = 16 // after u64 d_ino, s64 d_off
+		typeAt   = 18
+		nameAt   = 19
+	)
+	for len(buf) > nameAt {
+		length := int(binary.NativeEndian.Uint16(buf[lengthAt:]))
+		if length <= nameAt || length > len(buf) {
+			break
+		}
+		record := buf[:length]
+		buf = buf[length:]
+		name, _, _ := bytes.Cut(record[nameAt:], []byte{0})
+		inode := binary.NativeEndian.Uint64(record)
+		if inode == 0 || len(name) == 0 || string(name) == "." || string(name) == ".." {
+			continue
+		}
+		entries = append(entries, dirEntry{
+			name:  string(name),
+			inode: inode,
+			mode:  uint32(record[typeAt]) << 12, // DT_… to S_IF…; DT_UNKNOWN is 0
+		})
+	}
+	return entries
+}

@@ -1,0 +1,470 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/internal/record"
+)
+
+// Container is what is known of a container at one moment. It is plain data;
+// nothing that it refers to is changed once it was handed out, nor may who
+// receives it do so.
+type Container struct {
+	ID      string // 64 hex digits
+	Name    string // without leading slash
+	Image   string // as the user named it
+	Runtime string // docker
+	State   State
+
+	InitPID   uint32    // in the initial pid namespace; 0 if it does not run
+	StartedAt time.Time // of the last start; zero if it never ran
+	// CgroupID is the inode number of the cgroup v2 directory that was made for
+	// the container; 0 if it does not run, or on cgroup v1.
+	CgroupID uint64
+
+	Driver string // storage driver: overlay2, overlayfs (containerd), vfs …
+
+	// UpperDir is the layer's path on the host; empty if it is not known, then
+	// LayerErr says why.
+	UpperDir string
+	// UpperDevice is the kernel's number (major<<20|minor) of the device that
+	// UpperDir lies on, from the mount table: for a btrfs subvolume stat gives
+	// another one.
+	UpperDevice uint64
+	UpperInode  uint64
+	// OverlayDevice is the number of the device that the root overlay itself is;
+	// 0 if it is not mounted, or no overlay. The kernel gives the number to
+	// another overlay as soon as this one is unmounted.
+	OverlayDevice uint64
+	// LayerErr is why UpperDir, UpperDevice and UpperInode are not all known;
+	// nil if they are. It matches ErrNoUpperDir if they never will be.
+	LayerErr error
+
+	Mounts []Mount // without the root
+	Labels map[string]string
+
+	LogPath string // of the container's output, on the host; empty unless it is a file
+
+	rootDevice uint64  // of what is mounted at /; 0 if it does not run
+	declared   []Mount // what the runtime says of the mounts
+}
+
+// State is a container's state, in the runtime's words.
+type State string
+
+// States.
+const (
+	StateCreated    State = "created"
+	StateRunning    State = "running"
+	StatePaused     State = "paused"
+	StateRestarting State = "restarting"
+	StateRemoving   State = "removing"
+	StateExited     State = "exited"
+	StateDead       State = "dead"
+)
+
+// Mount is a mount in a container.
+type Mount struct {
+	Class       string // a record.Class… word
+	Destination string // in the container; if that runs, without symlinks
+	Source      string // on the host; empty if nothing there is mounted
+	Name        string // of a volume, or of the image of an image mount
+	ReadOnly    bool
+	Device      uint64 // major<<20|minor; 0 if the container does not run
+	FSType      string // empty if the container does not run
+}
+
+// Running reports whether the container has an init process, paused or not.
+func (c *Container) Running() bool { return c.InitPID != 0 }
+
+// Record returns the container as the stream names it.
+func (c *Container) Record() record.Container {
+	return record.Container{ID: c.ID, Name: c.Name, Image: c.Image, Runtime: c.Runtime}
+}
+
+// RecordMounts returns the mounts as the stream shows them: without those of the
+// kernel's own file systems, which concern nobody.
+func (c *Container) RecordMounts() []record.Mount {
+	var mounts []record.Mount
+	for _, m := range c.Mounts {
+		if m.Class == record.ClassOther || m.Destination == "/dev" || under("/proc", m.Destination) || under("/sys", m.Destination) {
+			continue
+		}
+		mounts = append(mounts, record.Mount{
+			Class: m.Class, Destination: m.Destination, Source: m.Source,
+			Name: m.Name, ReadOnly: m.ReadOnly,
+		})
+	}
+	return mounts
+}
+
+// Classify says what a file lies on. device is the number (major<<20|minor) of
+// its superblock as the kernel has it, or 0 if only the path is known; name is
+// its absolute path in the container, without symlinks, or empty if only the
+// device is known.
+//
+// The device decides first: a bind of the layer's own directories onto others is
+// still the layer. Then, among the mounts of the same device, the one does whose
+// mount point is nearest above name. record.ClassOther is what remains.
+func (c *Container) Classify(device uint64, name string) record.Storage {
+	layer := record.Storage{Class: record.ClassLayer}
+	if device != 0 && device == c.OverlayDevice {
+		return layer
+	}
+	fits := func(m *Mount) bool { return device == 0 || m.Device == device }
+	if name != "" {
+		name = path.Clean("/" + name)
+		best := -1
+		for i := range c.Mounts {
+			m := &c.Mounts[i]
+			// Of mounts on the same point the later one hides the others.
+			if fits(m) && under(m.Destination, name) &&
+				(best < 0 || len(m.Destination) >= len(c.Mounts[best].Destination)) {
+				best = i
+			}
+		}
+		if best >= 0 {
+			return c.Mounts[best].storage()
+		}
+		// A root that is no overlay shares its device with other mounts.
+		if device == 0 || c.OverlayDevice == 0 && device == c.rootDevice {
+			return layer
+		}
+	}
+	if device == 0 {
+		return record.Storage{Class: record.ClassOther}
+	}
+	// The path is not known, or is one of another mount namespace.
+	var all []*Mount
+	for i := range c.Mounts {
+		if fits(&c.Mounts[i]) {
+			all = append(all, &c.Mounts[i])
+		}
+	}
+	switch {
+	case len(all) == 0 && device == c.rootDevice:
+		return layer
+	case len(all) == 1 && device != c.rootDevice:
+		return all[0].storage()
+	case len(all) > 1 && device != c.rootDevice &&
+		!slices.ContainsFunc(all, func(m *Mount) bool { return m.Class != all[0].Class }):
+		return record.Storage{Class: all[0].Class}
+	}
+	return record.Storage{Class: record.ClassOther}
+}
+
+// storage returns what lies on the mount.
+func (m *Mount) storage() record.Storage {
+	if m.Class == record.ClassLayer {
+		return record.Storage{Class: m.Class}
+	}
+	return record.Storage{Class: m.Class, Destination: m.Destination, Source: m.Source, Name: m.Name}
+}
+
+// describe joins what the runtime says with what the kernel says. host reads the
+// host's mount table, at most once. before holds earlier facts, if there are
+// any: a layer's directory stays, but can not always be found.
+func (r *Resolver) describe(ctx context.Context, d Details, host func() mountTable, before *Container) Container {
+	c := Container{
+		ID: d.ID, Name: d.Name, Image: d.Image, Runtime: "docker", State: d.State,
+		StartedAt: d.StartedAt, Driver: d.Driver, Labels: d.Labels, LogPath: d.LogPath,
+		declared: declaredMounts(d),
+	}
+	if d.PID > 0 {
+		c.InitPID = uint32(d.PID)
+		c.CgroupID = r.cgroupID(d.PID, d.ID)
+	}
+	table, root := r.containerMounts(&c)
+	c.Mounts = classifyMounts(c.declared, table, root, host)
+	r.findLayer(ctx, &c, d, root, host, before)
+	return c
+}
+
+// containerMounts reads the mount table of a container that runs, and sets what
+// depends on its root mount, which it returns too.
+func (r *Resolver) containerMounts(c *Container) (mountTable, mountEntry) {
+	if c.InitPID == 0 {
+		return nil, mountEntry{}
+	}
+	table, err := readMounts(r.procFile(c.InitPID, "mountinfo"))
+	if err != nil { // it has just ended
+		return nil, mountEntry{}
+	}
+	root, ok := table.at("/")
+	if !ok {
+		return nil, mountEntry{}
+	}
+	c.rootDevice = root.device
+	if root.fsType == "overlay" {
+		c.OverlayDevice = root.device
+	}
+	return table, root
+}
+
+func (r *Resolver) procFile(pid uint32, name string) string {
+	return filepath.Join(r.procRoot, strconv.FormatUint(uint64(pid), 10), name)
+}
+
+// findLayer finds the upper directory and sets what depends on it.
+func (r *Resolver) findLayer(ctx context.Context, c *Container, d Details, root mountEntry, host func() mountTable, before *Container) {
+	candidates := r.upperCandidates(ctx, d, root, host)
+	if len(candidates) == 0 && before != nil && before.UpperDir != "" {
+		candidates = []string{before.UpperDir}
+	}
+	if len(candidates) == 0 {
+		switch d.Driver {
+		case "overlay2", "overlay", "overlayfs", "fuse-overlayfs", "":
+			c.LayerErr = errors.New("its root file system is not mounted, and the runtime does not tell its upper directory")
+		default:
+			c.LayerErr = fmt.Errorf("storage driver %s: %w", d.Driver, ErrNoUpperDir)
+		}
+		return
+	}
+
+	// Overlayfs gives its root the inode number of the upper directory where it
+	// can, which tells the right one from a directory that another mount
+	// namespace has under the same path.
+	var rootInode uint64
+	var st unix.Stat_t
+	if c.InitPID != 0 && unix.Stat(r.procFile(c.InitPID, "root"), &st) == nil {
+		rootInode = st.Ino
+	}
+	for _, candidate := range candidates {
+		err := unix.Stat(candidate, &st)
+		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			err = unix.ENOTDIR
+		}
+		switch {
+		case err != nil && c.LayerErr == nil && c.UpperDir == "":
+			c.UpperDir, c.LayerErr = candidate, fmt.Errorf("looking at upper directory %s: %w", candidate, err)
+		case err == nil && (c.UpperInode == 0 || st.Ino == rootInode):
+			c.UpperDir, c.UpperInode, c.LayerErr = candidate, st.Ino, nil
+		}
+		if err == nil && st.Ino == rootInode {
+			break
+		}
+	}
+	if c.LayerErr != nil {
+		return
+	}
+	// The mount table knows paths without symlinks only.
+	canonical, err := filepath.EvalSymlinks(c.UpperDir)
+	if err != nil {
+		c.LayerErr = fmt.Errorf("resolving upper directory: %w", err)
+		return
+	}
+	mount, ok := host().at(canonical)
+	if !ok {
+		c.LayerErr = fmt.Errorf("upper directory %s: the mount table does not tell its device", c.UpperDir)
+		return
+	}
+	c.UpperDevice = mount.device
+	if c.OverlayDevice == 0 {
+		// Not running, but something (docker cp, docker diff) may have mounted it.
+		if m, ok := overlayOf(host(), c.ID, c.UpperDir); ok {
+			c.OverlayDevice = m.device
+		}
+	}
+}
+
+// upperCandidates returns where the upper directory may be, likeliest first.
+func (r *Resolver) upperCandidates(ctx context.Context, d Details, root mountEntry, host func() mountTable) []string {
+	var candidates []string
+	add := func(names ...string) {
+		for _, name := range names {
+			if !path.IsAbs(name) {
+				// The overlay2 driver mounts relative to its own directory when
+				// the options would get too long.
+				home := r.driverHome(ctx, d.Driver)
+				if home == "" {
+					continue
+				}
+				name = path.Join(home, name)
+			}
+			if name = path.Clean(name); !slices.Contains(candidates, name) {
+				candidates = append(candidates, name)
+			}
+		}
+	}
+	if name := d.DriverData["UpperDir"]; name != "" {
+		add(name)
+	}
+	if root.fsType == "overlay" {
+		add(upperDirs(root.options)...)
+	}
+	if m, ok := overlayOf(host(), d.ID, ""); ok {
+		add(upperDirs(m.options)...)
+	}
+	if len(candidates) == 0 && d.Driver == "overlayfs" && root.point != "" && root.fsType != "overlay" {
+		// An image without layers: the snapshotter mounts the container's own
+		// directory as it is.
+		if name, ok := host().locate(root.device, root.root); ok {
+			add(name)
+		}
+	}
+	return candidates
+}
+
+// overlayOf returns the overlay that the host has mounted for a container: at a
+// path that ends with the container's id, or with the given upper directory.
+func overlayOf(host mountTable, containerID, upper string) (mountEntry, bool) {
+	for _, m := range host {
+		if m.fsType != "overlay" {
+			continue
+		}
+		uppers := upperDirs(m.options)
+		if path.Base(m.point) == containerID && uppers != nil || slices.Contains(uppers, upper) {
+			return m, true
+		}
+	}
+	return mountEntry{}, false
+}
+
+// classifyMounts joins the mounts that the user declared with those that there
+// are; if the container does not run, the declared ones have to do.
+func classifyMounts(declared []Mount, table mountTable, root mountEntry, host func() mountTable) []Mount {
+	if table == nil {
+		return declared
+	}
+	var sources []mountEntry
+	mounts := make([]Mount, 0, len(table))
+	for _, e := range table {
+		if e.point == "/" {
+			continue
+		}
+		m := Mount{Destination: e.point, ReadOnly: e.readOnly, Device: e.device, FSType: e.fsType}
+		known := slices.IndexFunc(declared, func(d Mount) bool { return d.Destination == e.point })
+		if known < 0 && !kernelOwn(e.fsType) {
+			// The destination may lead through a symlink of the image: the kernel
+			// has the place, the runtime what the user wrote.
+			if sources == nil {
+				sources = sourcesOf(declared, table, host())
+			}
+			for i, s := range sources {
+				if s.root != "" && s.device == e.device && under(s.root, e.root) &&
+					(known < 0 || len(s.root) > len(sources[known].root)) {
+					known = i
+				}
+			}
+		}
+		switch {
+		case root.fsType == "overlay" && e.device == root.device:
+			m.Class = record.ClassLayer
+		case known >= 0:
+			m.Class, m.Source, m.Name = declared[known].Class, declared[known].Source, declared[known].Name
+		case e.fsType == "tmpfs", e.fsType == "ramfs":
+			m.Class = record.ClassTmpfs
+		case e.fsType == "overlay":
+			m.Class = record.ClassNestedOverlay
+		case kernelOwn(e.fsType):
+			m.Class = record.ClassOther
+		default:
+			m.Class = record.ClassBind
+			m.Source, _ = host().locate(e.device, e.root)
+		}
+		mounts = append(mounts, m)
+	}
+	return mounts
+}
+
+// declaredMounts returns the mounts that a container will have when it runs, as
+// far as the runtime tells.
+func declaredMounts(d Details) []Mount {
+	var mounts []Mount
+	add := func(m Mount) {
+		if !slices.ContainsFunc(mounts, func(o Mount) bool { return o.Destination == m.Destination }) {
+			mounts = append(mounts, m)
+		}
+	}
+	for _, m := range d.Mounts {
+		mount := Mount{
+			Class: record.ClassOther, Destination: path.Clean("/" + m.Destination),
+			Source: m.Source, Name: m.Name, ReadOnly: m.ReadOnly,
+		}
+		switch m.Type {
+		case "bind":
+			mount.Class = record.ClassBind
+		case "volume", "cluster":
+			mount.Class = record.ClassVolume
+		case "tmpfs":
+			mount.Class, mount.Source = record.ClassTmpfs, ""
+		case "image":
+			mount.Class = record.ClassImageMount
+			if mount.Name == "" {
+				mount.Name, mount.Source = mount.Source, ""
+			}
+		}
+		add(mount)
+	}
+	for _, destination := range d.Tmpfs {
+		add(Mount{Class: record.ClassTmpfs, Destination: path.Clean("/" + destination)})
+	}
+	for _, file := range []struct{ destination, source string }{
+		{"/etc/hostname", d.HostnamePath}, {"/etc/hosts", d.HostsPath}, {"/etc/resolv.conf", d.ResolvConfPath},
+	} {
+		if file.source != "" {
+			add(Mount{Class: record.ClassDockerFile, Destination: file.destination, Source: file.source})
+		}
+	}
+	// What every container gets.
+	add(Mount{Class: record.ClassTmpfs, Destination: "/dev"})
+	add(Mount{Class: record.ClassTmpfs, Destination: "/dev/shm"})
+	add(Mount{Class: record.ClassOther, Destination: "/proc"})
+	add(Mount{Class: record.ClassOther, Destination: "/sys"})
+	return mounts
+}
+
+// sourcesOf returns, for those declared mounts that the container's table does
+// not have under their destination, on which device and where in its file system
+// their sources lie. The others have an empty root.
+func sourcesOf(declared []Mount, table, host mountTable) []mountEntry {
+	sources := make([]mountEntry, len(declared))
+	for i, m := range declared {
+		if m.Source == "" || slices.ContainsFunc(table, func(e mountEntry) bool { return e.point == m.Destination }) {
+			continue
+		}
+		source := path.Clean("/" + m.Source)
+		if on, ok := host.at(source); ok {
+			inner := path.Join(on.root, strings.TrimPrefix(source, on.point))
+			sources[i] = mountEntry{device: on.device, root: inner}
+		}
+	}
+	return sources
+}
+
+// kernelOwn reports whether a file system holds no files of anybody.
+func kernelOwn(fsType string) bool {
+	switch fsType {
+	case "proc", "sysfs", "cgroup", "cgroup2", "devpts", "devtmpfs", "mqueue", "securityfs",
+		"debugfs", "tracefs", "bpf", "pstore", "configfs", "nsfs", "binfmt_misc", "hugetlbfs",
+		"fusectl", "efivarfs", "autofs", "rpc_pipefs", "selinuxfs", "binder":
+		return true
+	}
+	return false
+}
+
+// readHost reads the host's mount table when it is first asked for.
+func (r *Resolver) readHost() func() mountTable {
+	var table mountTable
+	read := false
+	return func() mountTable {
+		if !read {
+			read = true
+			var err error
+			if table, err = readMounts(r.hostMounts()); err != nil {
+				r.log.Warn().Err(err).Msg("host mount table not readable")
+			}
+		}
+		return table
+	}
+}

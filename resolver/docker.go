@@ -1,0 +1,246 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/events"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/client"
+)
+
+const (
+	// dockerTimeout bounds every call but the stream of events.
+	dockerTimeout = 10 * time.Second
+	// dockerBacklog is how many events wait for a slow reader before they wait
+	// in the daemon.
+	dockerBacklog = 256
+)
+
+// docker is the Engine of a Docker daemon, and the only place that knows its
+// client library.
+type docker struct {
+	api *client.Client
+}
+
+// NewDocker returns the Engine of a Docker daemon. host is its address in the
+// form of DOCKER_HOST (unix:///run/docker.sock, tcp://…); if it is empty, the
+// environment's DOCKER_HOST counts, then the standard socket. TLS settings and
+// DOCKER_API_VERSION are taken from the environment; without the latter the API
+// version is negotiated at the first call. NewDocker does not connect: it fails
+// only if address or TLS settings are unusable.
+func NewDocker(host string) (Engine, error) {
+	options := []client.Opt{
+		client.WithTLSClientConfigFromEnv(),
+		client.WithHostFromEnv(),
+		client.WithVersionFromEnv(),
+		client.WithAPIVersionNegotiation(),
+		client.WithUserAgent("layertrace"),
+	}
+	if host != "" {
+		options[1] = client.WithHost(host)
+	}
+	api, err := client.NewClientWithOpts(options...)
+	if err != nil {
+		return nil, fmt.Errorf("setting up the docker client: %w", err)
+	}
+	return &docker{api}, nil
+}
+
+func (d *docker) Close() error { return d.api.Close() }
+
+func (d *docker) Info(ctx context.Context) (EngineInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
+	defer cancel()
+	info, err := d.api.Info(ctx)
+	if err != nil {
+		return EngineInfo{}, d.wrap("asking docker what it is", err)
+	}
+	return EngineInfo{
+		Host:          d.api.DaemonHost(),
+		Version:       info.ServerVersion,
+		APIVersion:    d.api.ClientVersion(),
+		Driver:        info.Driver,
+		RootDir:       info.DockerRootDir,
+		CgroupVersion: info.CgroupVersion,
+		CgroupDriver:  info.CgroupDriver,
+		Rootless: slices.ContainsFunc(info.SecurityOptions, func(o string) bool {
+			return strings.Contains(o, "name=rootless")
+		}),
+		Containers: info.Containers,
+	}, nil
+}
+
+func (d *docker) List(ctx context.Context) ([]Listed, error) {
+	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
+	defer cancel()
+	summaries, err := d.api.ContainerList(ctx, container.ListOptions{All: true})
+	if err != nil {
+		return nil, d.wrap("listing containers", err)
+	}
+	listed := make([]Listed, 0, len(summaries))
+	for _, s := range summaries {
+		listed = append(listed, Listed{ID: s.ID, Name: ownName(s.Names), State: State(s.State)})
+	}
+	return listed, nil
+}
+
+// ownName picks a container's name from a list that has its names as a link
+// target, /other/alias, as well.
+func ownName(names []string) string {
+	for _, name := range names {
+		if name = strings.TrimPrefix(name, "/"); name != "" && !strings.Contains(name, "/") {
+			return name
+		}
+	}
+	return ""
+}
+
+func (d *docker) Inspect(ctx context.Context, id string) (Details, error) {
+	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
+	defer cancel()
+	c, err := d.api.ContainerInspect(ctx, id)
+	if cerrdefs.IsNotFound(err) {
+		return Details{}, &NotFoundError{Name: id}
+	}
+	if err != nil {
+		return Details{}, d.wrap("inspecting container "+id, err)
+	}
+	if c.ContainerJSONBase == nil {
+		return Details{}, fmt.Errorf("inspecting container %s: the answer is empty", id)
+	}
+	details := Details{
+		ID:             c.ID,
+		Name:           strings.TrimPrefix(c.Name, "/"),
+		Image:          c.Image,
+		Driver:         c.GraphDriver.Name,
+		DriverData:     c.GraphDriver.Data,
+		HostnamePath:   c.HostnamePath,
+		HostsPath:      c.HostsPath,
+		ResolvConfPath: c.ResolvConfPath,
+		LogPath:        c.LogPath,
+	}
+	if details.Driver == "" {
+		details.Driver = c.Driver
+	}
+	if c.Config != nil {
+		details.Labels = c.Config.Labels
+		if c.Config.Image != "" {
+			details.Image = c.Config.Image
+		}
+	}
+	if c.State != nil {
+		details.State = State(c.State.Status)
+		details.PID = c.State.Pid
+		// The time of a container that never ran is the year 1: the zero value.
+		details.StartedAt, _ = time.Parse(time.RFC3339Nano, c.State.StartedAt)
+	}
+	if c.HostConfig != nil {
+		details.Tmpfs = slices.Sorted(maps.Keys(c.HostConfig.Tmpfs))
+	}
+	for _, m := range c.Mounts {
+		details.Mounts = append(details.Mounts, DeclaredMount{
+			Type: string(m.Type), Name: m.Name, Source: m.Source,
+			Destination: m.Destination, ReadOnly: !m.RW,
+		})
+	}
+	return details, nil
+}
+
+func (d *docker) Events(ctx context.Context) (<-chan Event, <-chan error) {
+	out, failed := make(chan Event, dockerBacklog), make(chan error, 1)
+
+	filter := filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)))
+	for _, action := range []events.Action{
+		events.ActionCreate, events.ActionStart, events.ActionDie, events.ActionPause,
+		events.ActionUnPause, events.ActionRename, events.ActionDestroy,
+	} {
+		filter.Add("event", string(action))
+	}
+	// The daemon answers before it has subscribed us. What happens in between
+	// is in its history, which "since" asks for.
+	now := time.Now()
+	since := fmt.Sprintf("%d.%09d", now.Unix(), now.Nanosecond())
+
+	// The stream has no time limit, its beginning has.
+	ctx, cancel := context.WithCancelCause(ctx)
+	limit := time.AfterFunc(dockerTimeout, func() { cancel(context.DeadlineExceeded) })
+	messages, errs := d.api.Events(ctx, events.ListOptions{Since: since, Filters: filter})
+	limit.Stop()
+
+	go func() {
+		defer cancel(nil)
+		for {
+			select {
+			case m := <-messages:
+				event := Event{ID: m.Actor.ID, Action: string(m.Action), Time: time.Unix(0, m.TimeNano)}
+				if m.TimeNano == 0 {
+					event.Time = time.Unix(m.Time, 0)
+				}
+				select {
+				case out <- event:
+				case <-ctx.Done():
+				}
+			case err := <-errs:
+				if err == nil {
+					err = io.ErrUnexpectedEOF
+				}
+				if cause := context.Cause(ctx); cause != nil {
+					err = cause
+				}
+				failed <- d.wrap("following events", err)
+				return
+			}
+		}
+	}()
+	return out, failed
+}
+
+// wrap says what failed, and marks errors that mean that the daemon can not be
+// reached.
+func (d *docker) wrap(doing string, err error) error {
+	var network net.Error
+	switch {
+	case errors.Is(err, context.Canceled):
+		return fmt.Errorf("%s: %w", doing, err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%s: %w: no answer from %s in time: %w", doing, ErrUnreachable, d.api.DaemonHost(), err)
+	case client.IsErrConnectionFailed(err):
+		return fmt.Errorf("%s: %w: %w", doing, ErrUnreachable, d.reason(err))
+	case errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("%s: %w: %s hung up: %w", doing, ErrUnreachable, d.api.DaemonHost(), err)
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// reason finds out why there is no connection: the client library says only
+// that there is none.
+func (d *docker) reason(err error) error {
+	host := d.api.DaemonHost()
+	path, ok := strings.CutPrefix(host, "unix://")
+	if !ok {
+		return fmt.Errorf("%s: %w", host, err)
+	}
+	conn, dialErr := net.DialTimeout("unix", path, time.Second)
+	if dialErr == nil {
+		conn.Close()
+		return fmt.Errorf("%s: %w", host, err)
+	}
+	var call *os.SyscallError
+	if errors.As(dialErr, &call) {
+		dialErr = call.Err
+	}
+	return fmt.Errorf("connecting to %s: %w", host, dialErr)
+}

@@ -1,0 +1,219 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// daemon answers like dockerd on a socket.
+func daemon(t *testing.T, handler http.HandlerFunc) (Engine, *httptest.Server) {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Api-Version", "1.41")
+		w.Header().Set("Content-Type", "application/json")
+		if strings.HasSuffix(r.URL.Path, "/_ping") {
+			return
+		}
+		if !strings.HasPrefix(r.URL.Path, "/v1.41/") {
+			t.Errorf("%s: the version was not negotiated", r.URL.Path)
+		}
+		handler(w, r)
+	}))
+	server.Listener.Close()
+	server.Listener = listener
+	server.Start()
+	t.Cleanup(server.Close)
+	e, err := NewDocker("unix://" + socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	return e, server
+}
+
+func TestDocker(t *testing.T) {
+	e, _ := daemon(t, func(w http.ResponseWriter, r *http.Request) {
+		switch strings.TrimPrefix(r.URL.Path, "/v1.41") {
+		case "/info":
+			fmt.Fprint(w, `{"ServerVersion":"20.10.24","Driver":"overlay2","DockerRootDir":"/var/lib/docker",
+				"CgroupVersion":"2","CgroupDriver":"systemd","Containers":3,"SecurityOptions":["name=seccomp","name=rootless"]}`)
+		case "/containers/json":
+			if r.URL.Query().Get("all") != "1" {
+				t.Error("stopped containers were not asked for")
+			}
+			fmt.Fprint(w, `[{"Id":"1","Names":["/other/alias","/web"],"State":"running"},{"Id":"2","Names":null,"State":"dead"}]`)
+		case "/containers/full/json":
+			fmt.Fprint(w, `{"Id":"full","Name":"/web","Image":"sha256:0","Driver":"overlay2","LogPath":"/l",
+				"State":{"Status":"running","Pid":42,"StartedAt":"2026-01-02T03:04:05.000000006Z"},
+				"GraphDriver":{"Name":"overlay2","Data":{"UpperDir":"/u"}},
+				"HostConfig":{"Tmpfs":{"/t2":"","/t1":"size=1m"}},
+				"Config":{"Image":"web:1","Labels":{"a":"b"}},
+				"HostsPath":"/h","HostnamePath":"/n","ResolvConfPath":"/r",
+				"Mounts":[{"Type":"volume","Name":"v","Source":"/s","Destination":"/d","RW":false}]}`)
+		case "/containers/bare/json":
+			fmt.Fprint(w, `{"Id":"bare","GraphDriver":{"Name":"overlayfs","Data":null},
+				"State":{"Status":"created","StartedAt":"0001-01-01T00:00:00Z"}}`)
+		case "/containers/empty/json":
+			fmt.Fprint(w, `{}`)
+		case "/containers/broken/json":
+			fmt.Fprint(w, `{"Id":`)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+			fmt.Fprint(w, `{"message":"No such container"}`)
+		}
+	})
+	ctx := t.Context()
+	listed, err := e.List(ctx)
+	if want := []Listed{{"1", "web", StateRunning}, {"2", "", StateDead}}; err != nil || !reflect.DeepEqual(listed, want) {
+		t.Errorf("%+v, %v", listed, err)
+	}
+	info, err := e.Info(ctx)
+	if err != nil || info.Version != "20.10.24" || info.APIVersion != "1.41" || info.RootDir != "/var/lib/docker" || !info.Rootless ||
+		!strings.HasPrefix(info.Host, "unix://") || info.Containers != 3 || info.CgroupVersion != "2" {
+		t.Errorf("%+v, %v", info, err)
+	}
+	full, err := e.Inspect(ctx, "full")
+	if want := (Details{
+		ID: "full", Name: "web", Image: "web:1", State: StateRunning, PID: 42,
+		StartedAt: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Driver: "overlay2",
+		DriverData: map[string]string{"UpperDir": "/u"}, Labels: map[string]string{"a": "b"},
+		Mounts: []DeclaredMount{{"volume", "v", "/s", "/d", true}}, Tmpfs: []string{"/t1", "/t2"},
+		HostsPath: "/h", HostnamePath: "/n", ResolvConfPath: "/r", LogPath: "/l",
+	}); err != nil || !reflect.DeepEqual(full, want) {
+		t.Errorf("got  %+v, %v\nwant %+v", full, err, want)
+	}
+	bare, err := e.Inspect(ctx, "bare")
+	if err != nil || bare.Driver != "overlayfs" || bare.DriverData != nil || !bare.StartedAt.IsZero() {
+		t.Errorf("%+v, %v", bare, err)
+	}
+	if empty, err := e.Inspect(ctx, "empty"); err == nil && empty.ID != "" {
+		t.Errorf("%+v", empty)
+	}
+	if _, err := e.Inspect(ctx, "broken"); err == nil {
+		t.Error("broken answer: no error")
+	}
+	var gone *NotFoundError
+	if _, err := e.Inspect(ctx, "none"); !errors.As(err, &gone) || gone.Name != "none" || errors.Is(err, ErrUnreachable) {
+		t.Errorf("none: %v", err)
+	}
+}
+
+func TestDockerEvents(t *testing.T) {
+	hold := make(chan struct{})
+	e, server := daemon(t, func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		if q.Get("since") == "" || !strings.Contains(q.Get("filters"), `"destroy":true`) || !strings.Contains(q.Get("filters"), `"container":true`) {
+			t.Errorf("query %v", q)
+		}
+		fmt.Fprint(w, `{"Type":"container","Action":"create","Actor":{"ID":"1"},"time":1,"timeNano":1000000005}`+"\n")
+		fmt.Fprint(w, `{"Type":"container","Action":"die","Actor":{"ID":"1"},"time":2}`+"\n")
+		w.(http.Flusher).Flush()
+		select {
+		case <-hold:
+		case <-r.Context().Done():
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	events, failed := e.Events(ctx)
+	for _, want := range []Event{{"1", "create", time.Unix(1, 5)}, {"1", "die", time.Unix(2, 0)}} {
+		if got := <-events; got.ID != want.ID || got.Action != want.Action || !got.Time.Equal(want.Time) {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+	cancel()
+	if err := <-failed; !errors.Is(err, context.Canceled) || errors.Is(err, ErrUnreachable) {
+		t.Errorf("cancelled: %v", err)
+	}
+	_, failed = e.Events(t.Context())
+	close(hold)
+	server.CloseClientConnections()
+	if err := <-failed; !errors.Is(err, ErrUnreachable) {
+		t.Errorf("hung up: %v", err)
+	}
+}
+
+func TestDockerUnreachable(t *testing.T) {
+	dir := t.TempDir()
+	dead := filepath.Join(dir, "dead")
+	l, err := net.Listen("unix", dead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	l.Close()
+	for _, tc := range []struct{ host, says string }{
+		{"unix://" + filepath.Join(dir, "none"), "no such file or directory"},
+		{"unix://" + dead, "connection refused"},
+		{"tcp://127.0.0.1:1", "127.0.0.1:1"},
+	} {
+		e, err := NewDocker(tc.host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = e.List(t.Context())
+		if !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", tc.host, err)
+		}
+		_, failed := e.Events(t.Context())
+		if err := <-failed; !errors.Is(err, ErrUnreachable) {
+			t.Errorf("%s: events: %v", tc.host, err)
+		}
+		e.Close()
+	}
+	for _, host := range []string{"nonsense", "unix//x"} {
+		if _, err := NewDocker(host); err == nil {
+			t.Errorf("%s: no error", host)
+		}
+	}
+}
+
+func TestDockerHost(t *testing.T) {
+	for _, tc := range []struct{ flag, env, want string }{
+		{"", "", "unix:///var/run/docker.sock"},
+		{"", "unix:///env.sock", "unix:///env.sock"},
+		{"unix:///flag.sock", "unix:///env.sock", "unix:///flag.sock"},
+	} {
+		t.Setenv("DOCKER_HOST", tc.env)
+		e, err := NewDocker(tc.flag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := e.(*docker).api.DaemonHost(); got != tc.want {
+			t.Errorf("%+v: %s", tc, got)
+		}
+		e.Close()
+	}
+}
+
+func TestDockerErrors(t *testing.T) {
+	e, err := NewDocker("unix:///none.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	for err, unreachable := range map[error]bool{
+		io.EOF: true, io.ErrUnexpectedEOF: true, context.DeadlineExceeded: true,
+		context.Canceled: false, os.ErrInvalid: false,
+	} {
+		got := e.(*docker).wrap("doing", fmt.Errorf("x: %w", err))
+		if errors.Is(got, ErrUnreachable) != unreachable || !errors.Is(got, err) || !strings.HasPrefix(got.Error(), "doing: ") {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
+}

@@ -1,0 +1,82 @@
+package resolver
+
+import (
+	"context"
+	"time"
+)
+
+// Engine is what the resolver needs of a container runtime. NewDocker returns
+// the one for Docker; tests have their own. Its methods may be called
+// concurrently; they honour ctx and return errors that match ErrUnreachable
+// where the runtime can not be reached.
+type Engine interface {
+	// Info describes the runtime.
+	Info(ctx context.Context) (EngineInfo, error)
+	// List returns every container, whatever its state.
+	List(ctx context.Context) ([]Listed, error)
+	// Inspect returns a container's details; errors match *NotFoundError too.
+	Inspect(ctx context.Context, id string) (Details, error)
+	// Events subscribes to the lifecycle of all containers and returns once that
+	// is done or has failed. Nothing that happens after the call is left out.
+	// When the subscription ends, which ctx brings about too, one error arrives
+	// on the second channel. The first is never closed.
+	Events(ctx context.Context) (<-chan Event, <-chan error)
+	// Close frees the connections.
+	Close() error
+}
+
+// EngineInfo describes a runtime.
+type EngineInfo struct {
+	Host          string // the address in use, as a URL
+	Version       string
+	APIVersion    string // as negotiated
+	Driver        string // storage driver
+	RootDir       string // where it keeps its data, on the host
+	CgroupVersion string // "1" or "2"; empty if it does not say
+	CgroupDriver  string // cgroupfs or systemd
+	Rootless      bool
+	Containers    int
+}
+
+// Listed is an entry of a runtime's list.
+type Listed struct {
+	ID    string
+	Name  string // without leading slash
+	State State
+}
+
+// Details is what a runtime says of one container.
+type Details struct {
+	ID         string
+	Name       string // without leading slash
+	Image      string // as the user named it
+	State      State
+	PID        int       // of the init process; 0 if it does not run
+	StartedAt  time.Time // zero if it never ran
+	Driver     string
+	DriverData map[string]string // nil if the driver tells nothing
+	Labels     map[string]string
+	Mounts     []DeclaredMount
+	Tmpfs      []string // destinations of tmpfs mounts that Mounts does not have
+	// Files on the host that the runtime mounts over the image's /etc/hostname,
+	// /etc/hosts and /etc/resolv.conf; empty where it does not.
+	HostnamePath, HostsPath, ResolvConfPath string
+	LogPath                                 string // on the host; empty unless it is a file
+}
+
+// DeclaredMount is a mount as the user asked for it.
+type DeclaredMount struct {
+	Type        string // bind, volume, tmpfs, image …
+	Name        string // of a volume
+	Source      string
+	Destination string // may lead through symlinks of the image
+	ReadOnly    bool
+}
+
+// Event is a change that a runtime announces: a hint to look, since it may have
+// been overtaken by others.
+type Event struct {
+	ID     string
+	Action string // create, start, die, pause, unpause, rename, destroy
+	Time   time.Time
+}

@@ -1,0 +1,90 @@
+package resolver
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ProcessAlive reports whether the process that had pid and started startNS
+// nanoseconds after boot (CLOCK_BOOTTIME) still runs: a later process with the
+// same pid, and a zombie, count as ended. startNS 0 fits any start.
+func (r *Resolver) ProcessAlive(pid uint32, startNS uint64) bool {
+	data, err := os.ReadFile(filepath.Join(r.procRoot, strconv.FormatUint(uint64(pid), 10), "stat"))
+	if err != nil {
+		return false
+	}
+	stat, ok := parseStat(data)
+	if !ok || stat.ended() {
+		return false
+	}
+	if startNS == 0 {
+		return true
+	}
+	// The file has the start in ticks of 10 ms (USER_HZ), rounded down; allow
+	// for a kernel that rounds.
+	const tick = uint64(10 * time.Millisecond)
+	ticks := startNS / tick
+	return stat.start+1 >= ticks && stat.start <= ticks+1
+}
+
+// processStat is a part of /proc/PID/stat.
+type processStat struct {
+	state   byte
+	threads int
+	start   uint64 // in ticks since boot
+}
+
+// ended reports whether no thread runs any more. A group leader that ended
+// before its other threads is a zombie too.
+func (s processStat) ended() bool {
+	return (s.state == 'Z' || s.state == 'X') && s.threads <= 1
+}
+
+func parseStat(data []byte) (processStat, bool) {
+	const threadsAt, startAt = 20 - 3, 22 - 3 // fields 3 and on follow the name
+	// The name is in parentheses and may hold any byte.
+	end := bytes.LastIndexByte(data, ')')
+	if end < 0 {
+		return processStat{}, false
+	}
+	fields := bytes.Fields(data[end+1:])
+	if len(fields) <= startAt {
+		return processStat{}, false
+	}
+	threads, err1 := strconv.Atoi(string(fields[threadsAt]))
+	start, err2 := strconv.ParseUint(string(fields[startAt]), 10, 64)
+	if err1 != nil || err2 != nil {
+		return processStat{}, false
+	}
+	return processStat{state: fields[0][0], threads: threads, start: start}, true
+}
+
+// BootClock turns times since boot into wall clock times. The zero value takes
+// the epoch for the boot. It is plain data, safe for concurrent use.
+type BootClock struct {
+	bootNS int64 // of boot, since the epoch
+}
+
+// NewBootClock compares CLOCK_REALTIME with CLOCK_BOOTTIME once, so that a start
+// is given the same time for ever, even if the wall clock is set later.
+func NewBootClock() (BootClock, error) {
+	var boot, wall unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
+		return BootClock{}, fmt.Errorf("reading CLOCK_BOOTTIME: %w", err)
+	}
+	if err := unix.ClockGettime(unix.CLOCK_REALTIME, &wall); err != nil {
+		return BootClock{}, fmt.Errorf("reading CLOCK_REALTIME: %w", err)
+	}
+	return BootClock{wall.Nano() - boot.Nano()}, nil
+}
+
+// Time returns the wall clock time, in UTC, ns nanoseconds after boot.
+func (c BootClock) Time(ns uint64) time.Time {
+	return time.Unix(0, c.bootNS).Add(time.Duration(ns)).UTC()
+}

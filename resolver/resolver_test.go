@@ -1,0 +1,601 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/internal/record"
+)
+
+// id returns a container id of 64 times the same digit.
+func id(digit string) string { return strings.Repeat(digit, 64) }
+
+// fakeEngine is a container runtime in memory.
+type fakeEngine struct {
+	mu         sync.Mutex
+	containers map[string]Details
+	down       error // what every call returns
+	inspectErr map[string]error
+	subscribed int
+	stream     chan Event
+	failed     chan error
+	rootDir    string
+	calls      int
+}
+
+func newFakeEngine(containers ...Details) *fakeEngine {
+	e := &fakeEngine{containers: make(map[string]Details), inspectErr: make(map[string]error)}
+	for _, d := range containers {
+		e.containers[d.ID] = d
+	}
+	return e
+}
+
+func (e *fakeEngine) Close() error { return nil }
+
+func (e *fakeEngine) Info(context.Context) (EngineInfo, error) {
+	return EngineInfo{RootDir: e.rootDir}, e.down
+}
+
+func (e *fakeEngine) List(context.Context) ([]Listed, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.calls++
+	if e.down != nil {
+		return nil, e.down
+	}
+	var listed []Listed
+	for _, d := range e.containers {
+		listed = append(listed, Listed{ID: d.ID, Name: d.Name, State: d.State})
+	}
+	slices.SortFunc(listed, func(a, b Listed) int { return strings.Compare(a.ID, b.ID) })
+	return listed, nil
+}
+
+func (e *fakeEngine) Inspect(_ context.Context, id string) (Details, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.down != nil {
+		return Details{}, e.down
+	}
+	if err := e.inspectErr[id]; err != nil {
+		return Details{}, err
+	}
+	d, ok := e.containers[id]
+	if !ok {
+		return Details{}, &NotFoundError{Name: id}
+	}
+	return d, nil
+}
+
+func (e *fakeEngine) Events(ctx context.Context) (<-chan Event, <-chan error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.subscribed++
+	stream, failed := make(chan Event, 64), make(chan error, 1)
+	if e.down != nil {
+		failed <- e.down
+		return stream, failed
+	}
+	e.stream, e.failed = stream, failed
+	return stream, failed
+}
+
+// set changes the containers, as one step.
+func (e *fakeEngine) set(change func(map[string]Details)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	change(e.containers)
+}
+
+func (e *fakeEngine) send(id, action string, at time.Time) {
+	e.mu.Lock()
+	stream := e.stream
+	e.mu.Unlock()
+	stream <- Event{ID: id, Action: action, Time: at}
+}
+
+// hangUp ends the subscription; until comeBack every call fails.
+func (e *fakeEngine) hangUp() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.down = fmt.Errorf("test: %w", ErrUnreachable)
+	e.failed <- e.down
+}
+
+func (e *fakeEngine) comeBack() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.down = nil
+}
+
+// host is a machine in a temporary directory.
+type host struct {
+	testing.TB
+	root string
+}
+
+func newHost(t testing.TB) *host {
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	h := &host{t, root}
+	h.must(err)
+	h.file("proc/self/mountinfo", h.fixture("host.mountinfo"))
+	h.dir("cgroup")
+	return h
+}
+
+func (h *host) must(err error) {
+	h.Helper()
+	if err != nil {
+		h.Fatal(err)
+	}
+}
+
+func (h *host) dir(name string) string {
+	h.Helper()
+	name = filepath.Join(h.root, name)
+	h.must(os.MkdirAll(name, 0o755))
+	return name
+}
+
+func (h *host) file(name, text string) {
+	h.Helper()
+	h.dir(filepath.Dir(name))
+	h.must(os.WriteFile(filepath.Join(h.root, name), []byte(text), 0o644))
+}
+
+func (h *host) fixture(name string) string {
+	h.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", name))
+	h.must(err)
+	// Temporary directories have the test's name in theirs.
+	root := strings.NewReplacer(",", `\054`, " ", `\040`).Replace(h.root)
+	return strings.ReplaceAll(string(data), "@ROOT@", root)
+}
+
+// process makes a process with the mounts of a fixture.
+func (h *host) process(pid int, fixture, cgroup string) {
+	h.Helper()
+	proc := "proc/" + strconv.Itoa(pid)
+	h.file(proc+"/mountinfo", h.fixture(fixture))
+	h.file(proc+"/cgroup", "7:memory:/x\n0::"+cgroup+"\n")
+	h.dir(proc + "/root")
+	h.dir("cgroup" + cgroup)
+}
+
+func (h *host) resolver(e Engine) *Resolver {
+	h.Helper()
+	r, err := New(Config{Log: zerolog.Nop(), Engine: e, ProcRoot: filepath.Join(h.root, "proc")})
+	h.must(err)
+	h.Cleanup(func() { h.must(r.Close()); h.must(r.Close()) })
+	return r
+}
+
+func inode(t testing.TB, name string) uint64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(name, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Ino
+}
+
+// overlay2 returns a running container of the overlay2 driver, with every kind
+// of mount.
+func (h *host) overlay2() Details {
+	h.Helper()
+	h.process(4000, "overlay2.mountinfo", "/docker/"+id("a"))
+	h.dir("docker/overlay2/aaaa/diff")
+	return Details{
+		ID: id("a"), Name: "my-api", Image: "my-api:1.4.0", State: StateRunning, PID: 4000,
+		StartedAt: time.Unix(1000, 0), Driver: "overlay2",
+		DriverData: map[string]string{"UpperDir": h.root + "/docker/overlay2/aaaa/diff"},
+		Mounts: []DeclaredMount{
+			{Type: "volume", Name: "named", Source: h.root + "/docker/volumes/named/_data", Destination: "/opt/vol"},
+			{Type: "bind", Source: "/data", Destination: "/var/run/b"}, // /var/run is a symlink
+			{Type: "image", Source: "tools:2", Destination: "/image", ReadOnly: true},
+		},
+		Tmpfs:          []string{"/scratch"},
+		HostnamePath:   h.root + "/docker/containers/aa/hostname",
+		HostsPath:      h.root + "/docker/containers/aa/hosts",
+		ResolvConfPath: h.root + "/docker/containers/aa/resolv.conf",
+		Labels:         map[string]string{"k": "v"},
+	}
+}
+
+func TestDescribe(t *testing.T) {
+	h := newHost(t)
+	d := h.overlay2()
+	r := h.resolver(newFakeEngine(d))
+	c, err := r.Find(t.Context(), "my-api")
+	h.must(err)
+
+	want := Container{
+		ID: id("a"), Name: "my-api", Image: "my-api:1.4.0", Runtime: "docker", State: StateRunning,
+		InitPID: 4000, StartedAt: d.StartedAt, CgroupID: inode(t, h.root+"/cgroup/docker/"+id("a")),
+		Driver: "overlay2", UpperDir: h.root + "/docker/overlay2/aaaa/diff",
+		UpperDevice: 8<<20 | 17, UpperInode: inode(t, h.root+"/docker/overlay2/aaaa/diff"),
+		OverlayDevice: 60, Labels: d.Labels,
+	}
+	got := c
+	got.Mounts, got.declared, got.rootDevice = nil, nil, 0
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+
+	type mount struct {
+		class, destination, source, name string
+		readOnly                         bool
+	}
+	var mounts []mount
+	for _, m := range c.RecordMounts() {
+		mounts = append(mounts, mount{m.Class, m.Destination, m.Source, m.Name, m.ReadOnly})
+	}
+	wantMounts := []mount{
+		{record.ClassTmpfs, "/dev/shm", "", "", false},
+		{record.ClassTmpfs, "/scratch", "", "", false},
+		{record.ClassVolume, "/opt/vol", h.root + "/docker/volumes/named/_data", "named", false},
+		{record.ClassBind, "/run/b", "/data", "", false},
+		{record.ClassDockerFile, "/etc/resolv.conf", d.ResolvConfPath, "", false},
+		{record.ClassDockerFile, "/etc/hostname", d.HostnamePath, "", false},
+		{record.ClassDockerFile, "/etc/hosts", d.HostsPath, "", false},
+		{record.ClassLayer, "/rb", "", "", false},
+		{record.ClassImageMount, "/image", "", "tools:2", true},
+		{record.ClassNestedOverlay, "/nested", "", "", false},
+		{record.ClassBind, "/opt/vol/sub", "/extra", "", true},
+		{record.ClassBind, "/sbin/docker-init", "/usr/bin/docker-init", "", true},
+	}
+	if !reflect.DeepEqual(mounts, wantMounts) {
+		t.Errorf("got  %+v\nwant %+v", mounts, wantMounts)
+	}
+	if got, want := c.Record(), (record.Container{ID: id("a"), Name: "my-api", Image: "my-api:1.4.0", Runtime: "docker"}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestClassify(t *testing.T) {
+	h := newHost(t)
+	running := h.overlay2()
+	stopped := running
+	stopped.ID, stopped.Name, stopped.PID, stopped.State = id("b"), "stopped", 0, StateExited
+	h.process(5000, "vfs.mountinfo", "/docker/"+id("d"))
+	vfs := Details{
+		ID: id("d"), Name: "vfs", State: StateRunning, PID: 5000, Driver: "vfs",
+		Mounts:    []DeclaredMount{{Type: "volume", Name: "named", Source: h.root + "/docker/volumes/named/_data", Destination: "/opt/vol"}},
+		HostsPath: h.root + "/docker/containers/dd/hosts",
+	}
+	r := h.resolver(newFakeEngine(running, stopped, vfs))
+
+	const ovl, ext4, xfs, btrfs = 60, 254 << 20, 8<<20 | 17, 52
+	for _, tc := range []struct {
+		container string
+		device    uint64
+		path      string
+		want      string // class destination name
+	}{
+		{"my-api", ovl, "/var/log/x", "layer"},
+		{"my-api", ovl, "/rb/x", "layer"},      // a bind of the layer onto itself
+		{"my-api", ovl, "/opt/vol/x", "layer"}, // whatever the path
+		{"my-api", ovl, "", "layer"},           //
+		{"my-api", 0, "/var/log/x", "layer"},   // by path alone
+		{"my-api", 0, "/rb/x", "layer"},        //
+		{"my-api", 0, "/opt/volume", "layer"},  // a prefix, but no parent
+		{"my-api", 0, "/", "layer"},            //
+		{"my-api", 0, "", "other"},             // nothing is known
+		{"my-api", 0, "/opt/vol", "volume /opt/vol named"},
+		{"my-api", 0, "/opt/vol/../vol/x", "volume /opt/vol named"},
+		{"my-api", xfs, "/opt/vol/x", "volume /opt/vol named"},
+		{"my-api", 0, "/opt/vol/sub/x", "bind /opt/vol/sub"},
+		{"my-api", xfs, "/opt/vol/sub/x", "volume /opt/vol named"}, // under the mount at sub
+		{"my-api", ext4, "/run/b/x", "bind /run/b"},
+		{"my-api", xfs, "/etc/hosts", "docker_file /etc/hosts"},
+		{"my-api", 68, "/dev/shm/x", "tmpfs /dev/shm"},
+		{"my-api", 69, "/scratch/x", "tmpfs /scratch"},
+		{"my-api", 69, "", "tmpfs /scratch"},
+		{"my-api", 69, "/elsewhere", "tmpfs /scratch"}, // a path of another namespace
+		{"my-api", 73, "/nested/x", "nested_overlay /nested"},
+		{"my-api", 80, "/image/x", "image_mount /image tools:2"},
+		{"my-api", ext4, "", "bind"}, // one of several
+		{"my-api", xfs, "", "other"}, // of several kinds
+		{"my-api", 62, "/proc/x", "other /proc"},
+		{"my-api", btrfs, "/var/log/x", "other"},
+		{"my-api", 9999, "", "other"},
+		{"stopped", 0, "/opt/vol/x", "volume /opt/vol named"},
+		{"stopped", 0, "/etc/hosts", "docker_file /etc/hosts"},
+		{"stopped", 0, "/etc/passwd", "layer"},
+		{"stopped", 0, "/scratch/x", "tmpfs /scratch"},
+		{"stopped", 0, "/dev/shm/x", "tmpfs /dev/shm"},
+		{"stopped", 0, "/proc/self", "other /proc"},
+		{"vfs", xfs, "/var/log/x", "layer"}, // device shared with volumes
+		{"vfs", xfs, "/opt/vol/x", "volume /opt/vol named"},
+		{"vfs", xfs, "/etc/hosts", "docker_file /etc/hosts"},
+		{"vfs", xfs, "", "other"},
+		{"vfs", 0, "/x", "layer"},
+	} {
+		c, err := r.Find(t.Context(), tc.container)
+		h.must(err)
+		s := c.Classify(tc.device, tc.path)
+		got := strings.Join(strings.Fields(s.Class+" "+s.Destination+" "+s.Name), " ")
+		if got != tc.want {
+			t.Errorf("%s: Classify(%d, %q) = %q, want %q", tc.container, tc.device, tc.path, got, tc.want)
+		}
+	}
+}
+
+func TestUpperDir(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		build   func(*host) Details
+		upper   string // relative to the host's root
+		overlay uint64
+		err     error // nil: UpperDir is known, or any error if upper is empty
+	}{
+		{"created, told by the driver", func(h *host) Details {
+			h.dir("docker/overlay2/bbbb/diff")
+			return Details{State: StateCreated, Driver: "overlay2",
+				DriverData: map[string]string{"UpperDir": h.root + "/docker/overlay2/bbbb/diff"}}
+		}, "docker/overlay2/bbbb/diff", 0, nil},
+		{"stopped, but mounted for docker cp", func(h *host) Details {
+			h.dir("docker/overlay2/aaaa/diff")
+			return Details{State: StateExited, Driver: "overlay2",
+				DriverData: map[string]string{"UpperDir": h.root + "/docker/overlay2/aaaa/diff"}}
+		}, "docker/overlay2/aaaa/diff", 60, nil},
+		{"containerd, running", func(h *host) Details {
+			h.process(4100, "containerd.mountinfo", "/docker/"+id("e"))
+			h.dir("docker/snapshots/9/fs")
+			return Details{State: StateRunning, PID: 4100, Driver: "overlayfs"}
+		}, "docker/snapshots/9/fs", 61, nil},
+		{"containerd, mounted by the host only", func(h *host) Details {
+			h.dir("docker/snapshots/9/fs")
+			return Details{ID: id("c"), State: StateCreated, Driver: "overlayfs"}
+		}, "docker/snapshots/9/fs", 61, nil},
+		{"containerd, created", func(h *host) Details {
+			return Details{State: StateCreated, Driver: "overlayfs"}
+		}, "", 0, nil},
+		{"containerd, image without layers", func(h *host) Details {
+			h.process(4200, "scratch.mountinfo", "/docker/"+id("e"))
+			h.dir("docker/snapshots/12/fs")
+			return Details{State: StateRunning, PID: 4200, Driver: "overlayfs"}
+		}, "docker/snapshots/12/fs", 0, nil},
+		{"process has just ended", func(h *host) Details {
+			h.dir("docker/overlay2/bbbb/diff")
+			return Details{State: StateRunning, PID: 9999, Driver: "overlay2",
+				DriverData: map[string]string{"UpperDir": h.root + "/docker/overlay2/bbbb/diff"}}
+		}, "docker/overlay2/bbbb/diff", 0, nil},
+		{"relative", func(h *host) Details {
+			h.process(4300, "containerd.mountinfo", "/docker/"+id("e"))
+			h.file("proc/4300/mountinfo", "1 0 0:61 / / rw - overlay overlay rw,lowerdir=l/X,upperdir=eeee/diff,workdir=eeee/work\n")
+			h.dir("docker/overlay2/eeee/diff")
+			return Details{State: StateRunning, PID: 4300, Driver: "overlay2"}
+		}, "docker/overlay2/eeee/diff", 61, nil},
+		{"backslash taken literally", func(h *host) Details {
+			h.process(4400, "containerd.mountinfo", "/docker/"+id("e"))
+			h.file("proc/4400/mountinfo", "1 0 0:61 / / rw - overlay overlay rw,upperdir="+h.root+`/docker/a\134b`+"\n")
+			h.dir(`docker/a\b`)
+			return Details{State: StateRunning, PID: 4400, Driver: "overlayfs"}
+		}, `docker/a\b`, 61, nil},
+		{"symlink in the path", func(h *host) Details {
+			h.dir("docker/overlay2/bbbb/diff")
+			h.must(os.Symlink("docker", h.root+"/link"))
+			return Details{State: StateCreated, Driver: "overlay2",
+				DriverData: map[string]string{"UpperDir": h.root + "/link/overlay2/bbbb/diff"}}
+		}, "link/overlay2/bbbb/diff", 0, nil},
+		{"the inode number of the root decides", func(h *host) Details {
+			h.process(4500, "containerd.mountinfo", "/docker/"+id("e"))
+			h.dir("docker/other")
+			upper := h.dir("docker/snapshots/9/fs")
+			h.must(os.Remove(h.root + "/proc/4500/root"))
+			h.must(os.Symlink(upper, h.root+"/proc/4500/root"))
+			return Details{State: StateRunning, PID: 4500, Driver: "overlayfs",
+				DriverData: map[string]string{"UpperDir": h.root + "/docker/other"}}
+		}, "docker/snapshots/9/fs", 61, nil},
+		{"gone", func(h *host) Details {
+			return Details{State: StateCreated, Driver: "overlay2",
+				DriverData: map[string]string{"UpperDir": h.root + "/docker/none"}}
+		}, "docker/none", 0, os.ErrNotExist},
+		{"not a directory", func(h *host) Details {
+			h.file("docker/file", "")
+			return Details{State: StateCreated, Driver: "overlay2",
+				DriverData: map[string]string{"UpperDir": h.root + "/docker/file"}}
+		}, "docker/file", 0, unix.ENOTDIR},
+		{"vfs", func(h *host) Details {
+			return Details{State: StateCreated, Driver: "vfs", DriverData: map[string]string{}}
+		}, "", 0, ErrNoUpperDir},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h := newHost(t)
+			d := tc.build(h)
+			d.Name = "c"
+			if d.ID == "" {
+				d.ID = id("e")
+			}
+			e := newFakeEngine(d)
+			e.rootDir = h.root + "/docker"
+			c, err := h.resolver(e).Find(t.Context(), "c")
+			h.must(err)
+			want := ""
+			if tc.upper != "" {
+				want = filepath.Join(h.root, tc.upper)
+			}
+			if c.UpperDir != want || c.OverlayDevice != tc.overlay {
+				t.Errorf("upper %q, overlay %d, want %q, %d", c.UpperDir, c.OverlayDevice, want, tc.overlay)
+			}
+			switch {
+			case tc.err != nil:
+				if !errors.Is(c.LayerErr, tc.err) {
+					t.Errorf("error %v, want %v", c.LayerErr, tc.err)
+				}
+			case want == "":
+				if c.LayerErr == nil {
+					t.Error("no error")
+				}
+			default:
+				if c.LayerErr != nil || c.UpperDevice != 8<<20|17 || c.UpperInode != inode(t, want) {
+					t.Errorf("error %v, device %d, inode %d", c.LayerErr, c.UpperDevice, c.UpperInode)
+				}
+			}
+		})
+	}
+}
+
+// A container of the containerd store that was seen running keeps its layer.
+func TestUpperDirRemembered(t *testing.T) {
+	h := newHost(t)
+	h.process(4100, "containerd.mountinfo", "/docker/"+id("e"))
+	upper := h.dir("docker/snapshots/9/fs")
+	e := newFakeEngine(Details{ID: id("e"), Name: "c", State: StateRunning, PID: 4100, Driver: "overlayfs"})
+	r := h.resolver(e)
+	_, err := r.Find(t.Context(), "c")
+	h.must(err)
+	e.set(func(m map[string]Details) {
+		m[id("e")] = Details{ID: id("e"), Name: "c", State: StateExited, Driver: "overlayfs"}
+	})
+	c, err := r.Refresh(t.Context(), id("e"))
+	h.must(err)
+	if c.UpperDir != upper || c.LayerErr != nil || c.Running() {
+		t.Errorf("%+v", c)
+	}
+	e.set(func(m map[string]Details) { clear(m) })
+	c, err = r.Refresh(t.Context(), id("e"))
+	var gone *NotFoundError
+	if !errors.As(err, &gone) || c.Name != "c" {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+func TestRefreshMounts(t *testing.T) {
+	h := newHost(t)
+	r := h.resolver(newFakeEngine(h.overlay2()))
+	c, err := r.Find(t.Context(), "my-api")
+	h.must(err)
+	h.file("proc/4000/mountinfo", h.fixture("overlay2.mountinfo")+
+		"799 700 0:99 / /late rw - tmpfs tmpfs rw\n")
+	if got := c.Classify(99, "/late/x").Class; got != record.ClassOther {
+		t.Errorf("before: %s", got)
+	}
+	fresh := r.RefreshMounts(c)
+	if got := fresh.Classify(99, "/late/x"); got.Class != record.ClassTmpfs || got.Destination != "/late" {
+		t.Errorf("after: %+v", got)
+	}
+	if got := fresh.Classify(8<<20|17, "/opt/vol/x"); got.Name != "named" {
+		t.Errorf("after: %+v", got)
+	}
+	h.must(os.RemoveAll(h.root + "/proc/4000"))
+	if again := r.RefreshMounts(fresh); !reflect.DeepEqual(again, fresh) {
+		t.Error("the mounts of a container that has ended changed")
+	}
+}
+
+func TestFind(t *testing.T) {
+	h := newHost(t)
+	e := newFakeEngine(
+		Details{ID: "ab" + id("1")[2:], Name: "my-api"},
+		Details{ID: "ac" + id("2")[2:], Name: "my-db"},
+		Details{ID: "ff" + id("3")[2:], Name: "ab"}, // a name that is another's id prefix
+		Details{ID: id("0"), Name: ""},
+	)
+	r := h.resolver(e)
+	for _, tc := range []struct{ ref, want string }{
+		{"my-api", "my-api"}, {"/my-api", "my-api"}, {"ab", "ab"}, {"ab1", "my-api"}, {"ac", "my-db"},
+		{"f", "ab"}, {id("0"), ""}, {"ac" + id("2")[2:], "my-db"},
+	} {
+		c, err := r.Find(t.Context(), tc.ref)
+		if err != nil || c.Name != tc.want {
+			t.Errorf("Find(%q): %q, %v", tc.ref, c.Name, err)
+		}
+	}
+	for _, tc := range []struct{ ref, nearest string }{
+		{"my-apo", "my-api"}, {"my-pai", "my-api"}, {"myapi", "my-api"}, {"my-ap", "my-api"},
+		{"zzz", ""}, {"api", "my-api"}, {"", ""}, {"MY-DB", ""}, {strings.Repeat("x", 1e6), ""},
+	} {
+		_, err := r.Find(t.Context(), tc.ref)
+		var gone *NotFoundError
+		if !errors.As(err, &gone) || gone.Nearest != tc.nearest || gone.Name != tc.ref {
+			t.Errorf("Find(%.20q): %v, nearest %+v", tc.ref, err, gone)
+		}
+	}
+	_, err := r.Find(t.Context(), "a")
+	var several *AmbiguousError
+	if !errors.As(err, &several) || len(several.Matches) != 2 || several.Matches[0][:2] != "ab" {
+		t.Errorf("Find(a): %v", err)
+	}
+	e.inspectErr[id("0")] = &NotFoundError{Name: id("0")}
+	if _, err := r.Find(t.Context(), "00"); err == nil || err.Error() != "no such container: 00" {
+		t.Errorf("gone since it was listed: %v", err)
+	}
+	all, err := r.List(t.Context())
+	h.must(err)
+	var names []string
+	for _, c := range all {
+		names = append(names, c.Name)
+	}
+	if !slices.Equal(names, []string{"ab", "my-api", "my-db"}) {
+		t.Errorf("List: %q", names)
+	}
+	e.down = fmt.Errorf("test: %w", ErrUnreachable)
+	if _, err := r.Find(t.Context(), "my-api"); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("unreachable: %v", err)
+	}
+	if _, err := r.List(t.Context()); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("unreachable: %v", err)
+	}
+}
+
+func TestNew(t *testing.T) {
+	if _, err := New(Config{}); err == nil {
+		t.Error("no engine: no error")
+	}
+	h := newHost(t)
+	if _, err := New(Config{Engine: newFakeEngine(), ProcRoot: h.root}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no mount table: %v", err)
+	}
+	if _, err := New(Config{Engine: newFakeEngine(), CgroupRoot: h.root + "/none"}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no cgroup root: %v", err)
+	}
+	// A host with cgroup v1 only.
+	h.file("proc/self/mountinfo", "27 1 254:0 / / rw - ext4 /dev/vda rw\n")
+	d := h.overlay2()
+	r := h.resolver(newFakeEngine(d))
+	c, err := r.Find(t.Context(), "my-api")
+	h.must(err)
+	if c.CgroupID != 0 {
+		t.Errorf("cgroup %d", c.CgroupID)
+	}
+	if _, ok := r.Actor(1); ok {
+		t.Error("an actor without cgroups")
+	}
+}
+
+func TestRemovedAreForgotten(t *testing.T) {
+	r := newHost(t).resolver(newFakeEngine())
+	for i := range maxRemoved + 10 {
+		c := Container{ID: fmt.Sprint(i), CgroupID: uint64(i + 1000)}
+		r.remember(c)
+		r.retire(c.ID)
+	}
+	if _, ok := r.Known("9"); ok || len(r.removed) != maxRemoved {
+		t.Errorf("%d removed", len(r.removed))
+	}
+	if _, ok := r.Known("10"); !ok {
+		t.Error("forgotten too early")
+	}
+	if _, ok := r.Actor(1009); ok {
+		t.Error("cgroup of a forgotten container")
+	}
+	if id, ok := r.Actor(1010); !ok || id != "10" {
+		t.Errorf("cgroup of a removed container: %q", id)
+	}
+}

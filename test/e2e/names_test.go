@@ -1,0 +1,157 @@
+//go:build linux
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/layertrace/layertrace/internal/record"
+)
+
+// TestNames: whatever bytes a name is made of, and however its directories are
+// moved about meanwhile, the stream carries it without loss.
+func TestNames(t *testing.T) {
+	b := newBox(t)
+	b.before = walkLayer(t, b.upper)
+	s := watch(t, b.name)
+	long := strings.Repeat("n", 255)
+	for i, name := range []string{
+		"with spaces  two", " leading and trailing ", "new\nline", "tab\there", "carriage\rreturn", "\x01\x1b[31mred\x1b[0m\x7f",
+		`quote"and'and\backslash`, "{\"type\":\"growth\"}", "ünïcödé-日本語-🙂", "right\u202eleft\u200bzero", "%s%n", "*?[a]", "-rf", "a:b,c=d",
+		"invalid-\xff\xfe", "cut-\xe6\x97", "\x80", "replacement-\ufffd", "not-utf8-\xc0\xaf", "…surrogate-\xed\xa0\x80",
+		long, strings.Repeat("\xff", 255), strings.Repeat("日", 85),
+	} {
+		path := "/w/" + name
+		size := int64(1000 + i)
+		t.Run(fmt.Sprintf("%.40q", name), func(t *testing.T) {
+			defer s.in(t)()
+			proc := fmt.Sprintf("name-%d", i)
+			b.run(t, proc, "write", "path="+path, fmt.Sprintf("size=%d", size))
+			s.until(seenLimit, "the file under its name", func(v *view) error {
+				if got := v.byIn(b, proc, path); got.size != size {
+					return fmt.Errorf("size %d, want %d:\n%s", got.size, size, v.linesOf(func(g *growth) bool { return b.of(g) && g.process() == proc }))
+				}
+				return grown(v, b, proc, size)
+			})
+			checkText(t, s, path)
+		})
+	}
+	// A process's name may hold any byte as well.
+	for i, name := range []string{"two words", "quo\"te", "pr\xffc", "日本語日本", "new\nline"} {
+		path := fmt.Sprintf("/w/by-%d", i)
+		t.Run(fmt.Sprintf("process %q", name), func(t *testing.T) {
+			defer s.in(t)()
+			b.run(t, name, "write", "path="+path, "size=99")
+			s.until(seenLimit, "the process under its name", func(v *view) error {
+				if got := v.byIn(b, name, path); got.size != 99 {
+					return fmt.Errorf("size %d, want 99:\n%s", got.size, v.linesOf(func(g *growth) bool { return b.of(g) && g.path() == path }))
+				}
+				return nil
+			})
+		})
+	}
+	t.Run("deep tree", func(t *testing.T) {
+		defer s.in(t)()
+		deep(t, s, b, 60, "level")
+	})
+	t.Run("renamed ancestors", func(t *testing.T) {
+		defer s.in(t)()
+		renamedAncestors(t, s, b)
+	})
+	t.Run("renamed file", func(t *testing.T) {
+		defer s.in(t)()
+		// A log that is rotated while its writer keeps it open.
+		p := b.spawn(t, "rotated", fields("keep path=/w/log then keptwrite path=/w/log size=1000 then wait then keptwrite path=/w/log size=500 then release path=/w/log")...)
+		p.until(t, "waiting")
+		s.until(seenLimit, "the log", func(v *view) error { return grownAt(v, b, "rotated", "/w/log", 1000) })
+		b.run(t, "rotate", fields("rename from=/w/log path=/w/log.1 then create path=/w/log")...)
+		p.resume(t)
+		p.finish(t)
+		s.until(seenLimit, "the log under its new name", func(v *view) error { return grownAt(v, b, "rotated", "/w/log.1", 500) })
+	})
+	s.quiet(b)
+}
+
+// TestLongPaths: paths that no system call takes in one piece, there before
+// layertrace starts and made while it runs. Docker itself cannot measure such a
+// layer.
+func TestLongPaths(t *testing.T) {
+	b := newBox(t)
+	b.noDockerSize = true
+	b.run(t, "prep", "mkdir", "path=/w/prep", "then", "deepdirs", "path=/w/prep", "name="+strings.Repeat("P", 250), "depth=20", "size=7777")
+	b.before = walkLayer(t, b.upper)
+	if b.before.size != 7777 {
+		t.Fatalf("this test is wrong: the layer has size %d, want 7777", b.before.size)
+	}
+	s := watch(t, b.name)
+	deep(t, s, b, 30, strings.Repeat("L", 200))
+	b.run(t, "remover", "removeall", "path=/w/prep")
+	s.until(seenLimit, "the removal of the file that was there before", func(v *view) error {
+		return grownAt(v, b, "remover", "/w/prep"+strings.Repeat("/"+strings.Repeat("P", 250), 20)+"/deepest", -7777)
+	})
+	s.quiet(b)
+}
+
+// checkText requires of the records about a path that their readable form is
+// what the contract says.
+func checkText(t *testing.T, s *session, path string) {
+	t.Helper()
+	text, b64 := "", ""
+	for _, r := range path { // U+FFFD for every byte that is not UTF-8
+		text += string(r)
+	}
+	_, b64 = record.Text(path)
+	for i := range s.growth {
+		if g := &s.growth[i]; g.path() == path && (g.File.Path != text || g.File.PathB64 != b64) {
+			t.Errorf("path %q with base64 %q, want %q with %q:\n%s", g.File.Path, g.File.PathB64, text, b64, g.line)
+		}
+	}
+}
+
+func grownAt(v *view, b *box, name, path string, size int64) error {
+	if got := v.byIn(b, name, path); got.size != size {
+		return fmt.Errorf("%s grew %s by %d, want %d:\n%s", name, path, got.size, size, v.linesOf(func(g *growth) bool { return b.of(g) && g.process() == name }))
+	}
+	return nil
+}
+
+func deep(t *testing.T, s *session, b *box, depth int, name string) {
+	t.Helper()
+	proc := fmt.Sprintf("deep-%d", depth)
+	root := "/w/" + proc
+	b.run(t, proc, "mkdir", "path="+root, "then", "deepdirs", "path="+root, "name="+name, fmt.Sprintf("depth=%d", depth), "size=4242")
+	path := root + strings.Repeat("/"+name, depth) + "/deepest"
+	s.until(seenLimit, "the deepest file", func(v *view) error { return grownAt(v, b, proc, path, 4242) })
+}
+
+// renamedAncestors: a file is written all the time while directories above it
+// are renamed, and new files are made below the new names.
+func renamedAncestors(t *testing.T, s *session, b *box) {
+	b.run(t, "prep", fields("mkdir path=/w/a/b/c parents=1 then write path=/w/a/b/c/quiet size=10")...)
+	w := b.spawn(t, "steady", fields("busy path=/w/a/b/c/file kind=append chunk=100 limit=100000000")...)
+	w.until(t, "busy")
+	s.until(seenLimit, "the file under its first name", func(v *view) error {
+		if v.byIn(b, "steady", "/w/a/b/c/file").size == 0 {
+			return fmt.Errorf("nothing yet")
+		}
+		return nil
+	})
+	b.run(t, "mover", fields("rename from=/w/a/b path=/w/a/x then rename from=/w/a path=/w/z then write path=/w/z/x/c/new size=321")...)
+	s.until(seenLimit, "the files under their new names", func(v *view) error {
+		if err := grownAt(v, b, "mover", "/w/z/x/c/new", 321); err != nil {
+			return err
+		}
+		if v.byIn(b, "steady", "/w/z/x/c/file").size == 0 {
+			return fmt.Errorf("nothing is charged to the new path:\n%s", tail(v.linesOf(func(g *growth) bool { return b.of(g) && g.process() == "steady" }), 5))
+		}
+		return nil
+	})
+	b.run(t, "later", fields("append path=/w/z/x/c/quiet size=5")...)
+	s.until(seenLimit, "an old file under its new name", func(v *view) error { return grownAt(v, b, "later", "/w/z/x/c/quiet", 5) })
+	w.resume(t)
+	results := w.finish(t)
+	written := results[len(results)-1].Written
+	s.until(seenLimit, "all that was written meanwhile", func(v *view) error { return grown(v, b, "steady", written) })
+}
