@@ -201,13 +201,21 @@ func (t *Tracer) Collect() (*event.Batch, error) {
 	t.pending.batch, t.pending.keys = event.Batch{}, nil
 	t.mu.Unlock()
 
+	// The flush also brought what was announced since the tables changed: those
+	// keys are in the next table, perhaps beside the same key in this one. What is
+	// not found here is looked for once more, there.
 	unread := t.readLosses(&batch)
 	var err error
 	if unread || t.fullRead {
 		t.fullRead = true
+		t.early = append(t.early, keys...)
 		err = t.readAll(table, &batch)
 	} else {
-		err = t.readKeys(table, keys, &batch)
+		late := t.early
+		t.early = nil
+		if _, err = t.readKeys(table, late, &batch); err == nil {
+			t.early, err = t.readKeys(table, keys, &batch)
+		}
 	}
 	if err != nil {
 		t.fullRead = true
@@ -244,19 +252,21 @@ func (t *Tracer) flush() error {
 	}
 }
 
-// readKeys takes the announced counters out of a table that is ours.
-func (t *Tracer) readKeys(table *ebpf.Map, keys []ledgerCounterKey, batch *event.Batch) error {
-	batch.Deltas = make([]event.Delta, 0, len(keys))
+// readKeys takes counters out of a table that is ours and returns the keys that
+// are not in it.
+func (t *Tracer) readKeys(table *ebpf.Map, keys []ledgerCounterKey, batch *event.Batch) (absent []ledgerCounterKey, err error) {
+	batch.Deltas = slices.Grow(batch.Deltas, len(keys))
 	for i := range keys {
 		var value ledgerCounter
 		if err := table.LookupAndDelete(&keys[i], &value); errors.Is(err, ebpf.ErrKeyNotExist) {
-			continue // read by a full read before
+			absent = append(absent, keys[i])
+			continue
 		} else if err != nil {
-			return fmt.Errorf("reading a counter: %w", err)
+			return nil, fmt.Errorf("reading a counter: %w", err)
 		}
 		t.add(batch, &keys[i], &value)
 	}
-	return nil
+	return absent, nil
 }
 
 // readAll empties a table whose announcements are incomplete.

@@ -65,8 +65,9 @@ type Tracer struct {
 	activity              chan struct{}
 	closeOnce             sync.Once
 	closeErr              error
-	collected             snapshot // cumulative counts at the last Collect
-	fullRead              bool     // a table's announcements are incomplete
+	collected             snapshot           // cumulative counts at the last Collect
+	fullRead              bool               // a table's announcements are incomplete
+	early                 []ledgerCounterKey // announced, but for the table in the slot
 
 	mu       sync.Mutex // guards what follows
 	pending  pending

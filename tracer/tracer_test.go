@@ -437,3 +437,29 @@ func TestCovered(t *testing.T) {
 		t.Errorf("no record of the file outside: %+v", batch.Covered)
 	}
 }
+
+// TestIntervals: nothing is lost or seen twice where writers go on while
+// intervals end.
+func TestIntervals(t *testing.T) {
+	o := newOverlay(t, nil)
+	cmd := exec.Command("bash", "-c", `
+		for w in 1 2; do
+			(n=0; while ! [ -e stop ]; do n=$((n+1)); echo $n; echo $n > new.$((n%7)); done >> log.$w) &
+		done
+		dd if=/dev/zero of=dd bs=4k count=3000 status=none; wait`)
+	cmd.Dir = o.merged
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		o.collect()
+	}
+	o.sh("touch stop")
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	o.check("a hundred intervals")
+	if size, _, written := o.processNamed("dd"); size != 3000*4096 || written != 3000*4096 {
+		t.Errorf("dd: size %d, written %d, want %d", size, written, 3000*4096)
+	}
+}
