@@ -188,7 +188,13 @@ int BPF_PROG(rename_exit, void *idmap, struct inode *olddir, struct dentry *old,
 	if (!file)
 		return 0;
 	current_process(&process);
-	named(FILE_RENAMED, file, &key, new, &process);
+	if ((file->mode & S_IFMT) != S_IFDIR && BPF_CORE_READ(old, d_inode, i_nlink) > 1) {
+		/* Of several names just this one has moved. */
+		named(FILE_LINKED, file, &key, new, &process);
+		named(FILE_UNLINKED, file, &key, old, &process);
+	} else {
+		named(FILE_RENAMED, file, &key, new, &process);
+	}
 	book(file, &key, &process, &change);
 	if (!(flags & RENAME_EXCHANGE))
 		return 0;
@@ -200,32 +206,66 @@ int BPF_PROG(rename_exit, void *idmap, struct inode *olddir, struct dentry *old,
 	return 0;
 }
 
-/* A name was removed: of an inode that has others, or of the image. */
+/*
+ * ovl_do_remove takes a name out of the layer. Whether the image has something
+ * of that name, so that a whiteout is left, shows in ovl_cleanup_and_whiteout
+ * being called on the way.
+ */
+SEC("fentry/ovl_do_remove")
+int BPF_PROG(remove_entry, struct dentry *dentry)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+	struct file_key key = {};
+	__u8 whiteout = 0;
+
+	/* The parent directory may be copied up only now: ask the layer's root. */
+	if (find(upper_inode(BPF_CORE_READ(dentry, d_sb, s_root, d_inode)), &key))
+		bpf_map_update_elem(&removals, &thread, &whiteout, BPF_ANY);
+	return 0;
+}
+
+SEC("fentry/ovl_cleanup_and_whiteout")
+int BPF_PROG(whiteout_entry)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+	__u8 *whiteout = bpf_map_lookup_elem(&removals, &thread);
+
+	if (whiteout)
+		*whiteout = 1;
+	return 0;
+}
+
 SEC("fexit/ovl_do_remove")
 int BPF_PROG(remove_exit, struct dentry *dentry, bool is_dir, int ret)
 {
 	struct change change = { .causes = CAUSE_DELETE };
+	__u64 thread = bpf_get_current_pid_tgid();
 	struct file_key key = {}, parent_key = {};
 	struct file_event event = {};
 	struct process_id process;
 	struct file_entry *file, *parent;
-	struct inode *inode;
+	bool whiteout = false;
+	__u8 *removal;
 
+	removal = bpf_map_lookup_elem(&removals, &thread);
+	if (removal) {
+		whiteout = *removal;
+		bpf_map_delete_elem(&removals, &thread);
+	}
 	if (ret)
 		return 0;
 	parent = parent_of(dentry, &parent_key);
 	if (!parent)
 		return 0;
 	current_process(&process);
-	inode = upper_inode(dentry->d_inode);
-	if (inode) {
-		file = find(inode, &key);
-		if (file && file->state == STATE_LIVE) {
-			book(file, &key, &process, &change);
-			named(FILE_UNLINKED, file, &key, dentry, &process);
-		}
-		return 0;
+	file = find(upper_inode(dentry->d_inode), &key);
+	if (file && file->state == STATE_LIVE) {
+		/* It has other names; without any, unlinked has seen to it. */
+		book(file, &key, &process, &change);
+		named(FILE_UNLINKED, file, &key, dentry, &process);
 	}
+	if (!whiteout)
+		return 0;
 	announce_process(&process);
 	event.op = FILE_WHITEOUT;
 	event.layer = parent->layer;
@@ -452,6 +492,45 @@ int BPF_PROG(notify_change_exit, void *idmap, struct dentry *dentry, struct iatt
 	else if (file->size == inode->i_size || (file->mode & S_IFMT) == S_IFDIR)
 		return 0;
 	size_changed(file, &key, inode->i_size, &change);
+	return 0;
+}
+
+/*
+ * Extended attributes may take a block of their own, which the quota hooks book:
+ * this tells why. (idmap or user namespace since 5.12, dentry, …)
+ */
+static __always_inline void attributes_changed(struct dentry *dentry)
+{
+	struct change change = { .causes = CAUSE_METADATA };
+	struct file_key key;
+	struct file_entry *file = find_typed(dentry->d_inode, &key);
+	struct process_id process;
+
+	if (!file || file->state == STATE_PENDING)
+		return;
+	actor(&process, file);
+	book(file, &key, &process, &change);
+}
+
+SEC("fexit/vfs_setxattr")
+int BPF_PROG(setxattr_exit, void *idmap, struct dentry *dentry)
+{
+	attributes_changed(dentry);
+	return 0;
+}
+
+SEC("fexit/vfs_removexattr")
+int BPF_PROG(removexattr_exit, void *idmap, struct dentry *dentry)
+{
+	attributes_changed(dentry);
+	return 0;
+}
+
+/* Where ACLs have an entry point of their own (seen from 6.5 on). */
+SEC("fexit/vfs_set_acl")
+int BPF_PROG(set_acl_exit, void *idmap, struct dentry *dentry)
+{
+	attributes_changed(dentry);
 	return 0;
 }
 

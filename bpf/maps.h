@@ -48,6 +48,14 @@ struct {
 	__type(value, __u64);
 } copy_ups SEC(".maps");
 
+/* Threads inside ovl_do_remove, and whether it has left a whiteout. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, __u8);
+} removals SEC(".maps");
+
 /* Processes and executables that userspace has been told of. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

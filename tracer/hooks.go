@@ -21,7 +21,8 @@ type hookSpec struct {
 	target  string
 	// unless names a function that makes this hook superfluous where it exists.
 	unless string
-	// missing is what is not seen without the hook; empty if the hook is required.
+	// missing is what is not seen without the hook, "-" if that is nothing because
+	// the kernel does the same elsewhere; empty if the hook is required.
 	missing string
 	covered bool // only for Config.IncludeCovered
 }
@@ -39,6 +40,8 @@ var hookSpecs = []hookSpec{
 	{program: "copy_up_exit", kind: fexit, target: "ovl_copy_up_one"},
 	{program: "copied_up_entry", kind: fentry, target: "ovl_inode_update"},
 	{program: "rename_exit", kind: fexit, target: "ovl_rename"},
+	{program: "remove_entry", kind: fentry, target: "ovl_do_remove"},
+	{program: "whiteout_entry", kind: fentry, target: "ovl_cleanup_and_whiteout", missing: "whiteouts"},
 	{program: "remove_exit", kind: fexit, target: "ovl_do_remove"},
 	{program: "mount_exit", kind: fexit, target: "ovl_fill_super"},
 	{program: "unmount_entry", kind: fentry, target: "generic_shutdown_super"},
@@ -55,6 +58,9 @@ var hookSpecs = []hookSpec{
 	{program: "copy_range_exit", kind: fexit, target: "vfs_copy_file_range"},
 	{program: "clone_range_exit", kind: fexit, target: "vfs_clone_file_range"},
 	{program: "notify_change_exit", kind: fexit, target: "notify_change"},
+	{program: "setxattr_exit", kind: fexit, target: "vfs_setxattr", missing: "extended attributes are reported as other writes"},
+	{program: "removexattr_exit", kind: fexit, target: "vfs_removexattr", missing: "extended attributes are reported as other writes"},
+	{program: "set_acl_exit", kind: fexit, target: "vfs_set_acl", missing: "-"},
 	{program: "page_mkwrite_entry", kind: fentry, target: "do_page_mkwrite", missing: "stores to shared mappings are reported as other writes"},
 	{program: "quota_alloc_exit", kind: fexit, target: "__dquot_alloc_space"},
 	{program: "quota_free_entry", kind: fentry, target: "__dquot_free_space"},

@@ -192,6 +192,7 @@ const (
 	ledgerMapLosses               = "losses"
 	ledgerMapPathSteps            = "path_steps"
 	ledgerMapProcesses            = "processes"
+	ledgerMapRemovals             = "removals"
 	ledgerProgBackingAioEntry     = "backing_aio_entry"
 	ledgerProgBackingSpliceExit   = "backing_splice_exit"
 	ledgerProgBackingWriteExit    = "backing_write_exit"
@@ -217,11 +218,16 @@ const (
 	ledgerProgPageMkwriteEntry    = "page_mkwrite_entry"
 	ledgerProgQuotaAllocExit      = "quota_alloc_exit"
 	ledgerProgQuotaFreeEntry      = "quota_free_entry"
+	ledgerProgRemoveEntry         = "remove_entry"
 	ledgerProgRemoveExit          = "remove_exit"
+	ledgerProgRemovexattrExit     = "removexattr_exit"
 	ledgerProgRenameExit          = "rename_exit"
+	ledgerProgSetAclExit          = "set_acl_exit"
 	ledgerProgSettle              = "settle"
+	ledgerProgSetxattrExit        = "setxattr_exit"
 	ledgerProgTrack               = "track"
 	ledgerProgUnmountEntry        = "unmount_entry"
+	ledgerProgWhiteoutEntry       = "whiteout_entry"
 	ledgerVarArmed                = "armed"
 	ledgerVarCopyingUp            = "copying_up"
 	ledgerVarCountCopies          = "count_copies"
@@ -304,11 +310,16 @@ type ledgerProgramSpecs struct {
 	PageMkwriteEntry   *ebpf.ProgramSpec `ebpf:"page_mkwrite_entry"`
 	QuotaAllocExit     *ebpf.ProgramSpec `ebpf:"quota_alloc_exit"`
 	QuotaFreeEntry     *ebpf.ProgramSpec `ebpf:"quota_free_entry"`
+	RemoveEntry        *ebpf.ProgramSpec `ebpf:"remove_entry"`
 	RemoveExit         *ebpf.ProgramSpec `ebpf:"remove_exit"`
+	RemovexattrExit    *ebpf.ProgramSpec `ebpf:"removexattr_exit"`
 	RenameExit         *ebpf.ProgramSpec `ebpf:"rename_exit"`
+	SetAclExit         *ebpf.ProgramSpec `ebpf:"set_acl_exit"`
 	Settle             *ebpf.ProgramSpec `ebpf:"settle"`
+	SetxattrExit       *ebpf.ProgramSpec `ebpf:"setxattr_exit"`
 	Track              *ebpf.ProgramSpec `ebpf:"track"`
 	UnmountEntry       *ebpf.ProgramSpec `ebpf:"unmount_entry"`
+	WhiteoutEntry      *ebpf.ProgramSpec `ebpf:"whiteout_entry"`
 }
 
 // ledgerMapSpecs contains maps before they are loaded into the kernel.
@@ -328,6 +339,7 @@ type ledgerMapSpecs struct {
 	Losses       *ebpf.MapSpec `ebpf:"losses"`
 	PathSteps    *ebpf.MapSpec `ebpf:"path_steps"`
 	Processes    *ebpf.MapSpec `ebpf:"processes"`
+	Removals     *ebpf.MapSpec `ebpf:"removals"`
 }
 
 // ledgerVariableSpecs contains global variables before they are loaded into the kernel.
@@ -382,6 +394,7 @@ type ledgerMaps struct {
 	Losses       *ebpf.Map `ebpf:"losses"`
 	PathSteps    *ebpf.Map `ebpf:"path_steps"`
 	Processes    *ebpf.Map `ebpf:"processes"`
+	Removals     *ebpf.Map `ebpf:"removals"`
 }
 
 func (m *ledgerMaps) Close() error {
@@ -399,6 +412,7 @@ func (m *ledgerMaps) Close() error {
 		m.Losses,
 		m.PathSteps,
 		m.Processes,
+		m.Removals,
 	)
 }
 
@@ -450,11 +464,16 @@ type ledgerPrograms struct {
 	PageMkwriteEntry   *ebpf.Program `ebpf:"page_mkwrite_entry"`
 	QuotaAllocExit     *ebpf.Program `ebpf:"quota_alloc_exit"`
 	QuotaFreeEntry     *ebpf.Program `ebpf:"quota_free_entry"`
+	RemoveEntry        *ebpf.Program `ebpf:"remove_entry"`
 	RemoveExit         *ebpf.Program `ebpf:"remove_exit"`
+	RemovexattrExit    *ebpf.Program `ebpf:"removexattr_exit"`
 	RenameExit         *ebpf.Program `ebpf:"rename_exit"`
+	SetAclExit         *ebpf.Program `ebpf:"set_acl_exit"`
 	Settle             *ebpf.Program `ebpf:"settle"`
+	SetxattrExit       *ebpf.Program `ebpf:"setxattr_exit"`
 	Track              *ebpf.Program `ebpf:"track"`
 	UnmountEntry       *ebpf.Program `ebpf:"unmount_entry"`
+	WhiteoutEntry      *ebpf.Program `ebpf:"whiteout_entry"`
 }
 
 func (p *ledgerPrograms) Close() error {
@@ -484,11 +503,16 @@ func (p *ledgerPrograms) Close() error {
 		p.PageMkwriteEntry,
 		p.QuotaAllocExit,
 		p.QuotaFreeEntry,
+		p.RemoveEntry,
 		p.RemoveExit,
+		p.RemovexattrExit,
 		p.RenameExit,
+		p.SetAclExit,
 		p.Settle,
+		p.SetxattrExit,
 		p.Track,
 		p.UnmountEntry,
+		p.WhiteoutEntry,
 	)
 }
 

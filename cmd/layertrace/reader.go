@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"os"
 
@@ -37,7 +38,7 @@ func awaitNoReader(w io.Writer, done <-chan struct{}) (gone bool, err error) {
 	fds := []unix.PollFd{{Fd: int32(f.Fd())}, {Fd: int32(wakeR.Fd())}}
 	for {
 		_, err := unix.Poll(fds, -1)
-		if err != nil && err != unix.EINTR {
+		if err != nil && !errors.Is(err, unix.EINTR) {
 			return false, os.NewSyscallError("poll", err)
 		}
 		if fds[0].Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) != 0 {

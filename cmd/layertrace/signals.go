@@ -10,7 +10,7 @@ import (
 )
 
 // errAborted is the cause of a run that a second signal ended.
-var errAborted = errors.New("interrupted: a second signal came before the last interval was written")
+var errAborted = errors.New("interrupted: a second signal came before the run had ended")
 
 // handleSignals turns the first signal into an orderly end, by ending the
 // start-up and telling stop, and the second into an immediate one, by abort. It

@@ -91,17 +91,48 @@ func (w *watch) run(c *cobra.Command, args []string) error {
 	defer helpers.Wait()
 	defer abort(nil)
 	helpers.Go(func() { handleSignals(ctx, w.env.signals, w.mode == outputNDJSON, stop, started, abort) })
+	helpers.Go(func() { w.watchReader(ctx, stop) })
 
-	err := w.watch(ctx, starting, stop, args, &helpers)
+	err := w.abortable(ctx, func() error { return w.watch(ctx, starting, stop, args) })
 	if starting.Err() != nil && ctx.Err() == nil && errors.Is(err, context.Canceled) {
 		return nil // stopped before there was anything to report
 	}
 	return err
 }
 
+// watchReader ends the run when nobody reads the output any more.
+func (w *watch) watchReader(ctx context.Context, stop chan<- string) {
+	gone, err := awaitNoReader(w.env.stdout, ctx.Done())
+	if err != nil {
+		w.log.Debug().Err(err).Msg("cannot see whether the output is read")
+	}
+	if gone {
+		tell(stop, record.EndedOutputClosed)
+	}
+}
+
+// abortable runs f, but does not wait for it once ctx has ended: it may be stuck
+// in a write to an output that nobody reads on, or in detaching from the kernel,
+// which takes seconds on a slow machine. The end of the process ends both.
+func (w *watch) abortable(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-w.env.clock.After(abortGrace):
+		return w.sessionFailure(context.Cause(ctx))
+	}
+}
+
 // watch sets up kernel side, runtime and output, in the order in which they are
 // needed, and runs the session. starting ends with the first signal.
-func (w *watch) watch(ctx, starting context.Context, stop chan string, args []string, helpers *sync.WaitGroup) error {
+func (w *watch) watch(ctx, starting context.Context, stop <-chan string, args []string) error {
 	var err error
 	if w.runtime, err = w.env.newRuntime(w.flags.dockerHost, w.log); err != nil {
 		return w.runtimeFailure(err)
@@ -130,35 +161,7 @@ func (w *watch) watch(ctx, starting context.Context, stop chan string, args []st
 		return usage("layertrace watch --help", "watch: %w", err)
 	}
 
-	helpers.Go(func() {
-		gone, err := awaitNoReader(w.env.stdout, ctx.Done())
-		if err != nil {
-			w.log.Debug().Err(err).Msg("cannot see whether the output is read")
-		}
-		if gone {
-			tell(stop, record.EndedOutputClosed)
-		}
-	})
-	return w.sessionFailure(runAbortable(ctx, w.env.clock, s, stop))
-}
-
-// runAbortable runs the session, but does not wait for it once ctx has ended: it
-// may be stuck in a write to an output that nobody reads on, which nothing
-// interrupts but the end of the process.
-func runAbortable(ctx context.Context, clock session.Clock, s *session.Session, stop <-chan string) error {
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx, stop) }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-	}
-	select {
-	case err := <-done:
-		return err
-	case <-clock.After(abortGrace):
-		return context.Cause(ctx)
-	}
+	return w.sessionFailure(s.Run(ctx, stop))
 }
 
 // find looks the containers up, so that what cannot work fails before anything
@@ -209,7 +212,10 @@ func (w *watch) openKernel(ctx context.Context) (kernel, error) {
 	if err != nil {
 		return nil, kernelFailure(err)
 	}
-	w.log.Info().Interface("hooks", k.Hooks()).Strs("missing", k.Coverage()).Msg("attached")
+	w.log.Info().Int("hooks", len(k.Hooks())).Strs("missing", k.Coverage()).Msg("attached")
+	for _, h := range k.Hooks() {
+		w.log.Debug().Str("kind", h.Kind).Str("target", h.Target).Str("program", h.Name).Msg("hook attached")
+	}
 	return k, nil
 }
 

@@ -302,7 +302,7 @@ func TestSecondSignalAborts(t *testing.T) {
 		w.signal(syscall.SIGINT)
 		w.signal(syscall.SIGTERM)
 		start := time.Now()
-		w.expect(w.exit(), exitFailed, "layertrace: watch: interrupted: a second signal came before the last interval was written")
+		w.expect(w.exit(), exitFailed, "layertrace: watch: interrupted: a second signal came before the run had ended")
 		if took := time.Since(start); took > abortGrace {
 			t.Errorf("took %v", took)
 		}

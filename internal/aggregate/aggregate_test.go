@@ -787,3 +787,21 @@ func TestRecordsFitTheSchema(t *testing.T) {
 		}
 	}
 }
+
+// A whiteout that something else has replaced by the interval's end is no more.
+func TestWhiteoutReplaced(t *testing.T) {
+	a := newTest(t)
+	a.SeedDone(1)
+	a.Flush(at(1))
+	a.Apply(&event.Batch{
+		Files: []event.FileEvent{
+			fileEvent(event.FileWhiteout, event.FileID{}, root, "again", 5),
+			fileEvent(event.FileWhiteout, event.FileID{}, root, "stays", 5),
+			fileEvent(event.FileCreated, event.FileID{Inode: 20, Generation: 1}, root, "again", 5),
+		},
+	})
+	got := a.Flush(at(2))
+	expect(t, "replaced", got[:2],
+		`/5 "/again" added 0/0 grew 0/0 create`,
+		`/5 "/stays" whiteout deleted 0/0 grew 0/0 delete`)
+}

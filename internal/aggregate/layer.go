@@ -106,13 +106,15 @@ type layer struct {
 	files        int64
 	seeded       bool // SeedDone was called
 	// unlinked holds, until then, the names that were unlinked.
-	unlinked      map[nodeName]struct{}
-	announced     bool // a layer record was returned
-	dirty         bool // totals changed since the last layer record
-	accs          []acc
-	extras        []extra
-	named         map[nameKey]uint32 // index into accs
-	crowd         map[uint64]uint32  // node<<32|proc: accs beyond chainMax
+	unlinked  map[nodeName]struct{}
+	announced bool // a layer record was returned
+	dirty     bool // totals changed since the last layer record
+	accs      []acc
+	extras    []extra
+	named     map[nameKey]uint32 // index into accs
+	// whiteouts of this interval that nothing has replaced yet.
+	whiteouts     map[dirent]nameKey
+	crowd         map[uint64]uint32 // node<<32|proc: accs beyond chainMax
 	covered       []coveredAcc
 	coveredAt     map[coveredKey]int
 	batches       uint64 // applied so far
@@ -151,6 +153,7 @@ func newLayer(id event.LayerID, c record.Container) *layer {
 		id: id, meta: c, mounted: true,
 		tree:          newTree(),
 		named:         make(map[nameKey]uint32),
+		whiteouts:     make(map[dirent]nameKey),
 		crowd:         make(map[uint64]uint32),
 		unlinked:      make(map[nodeName]struct{}),
 		coveredAt:     make(map[coveredKey]int),
@@ -349,8 +352,13 @@ func (l *layer) file(e *event.FileEvent, p procID) {
 		l.tree.at(parent).origin = originDirectory
 	}
 	if e.Op == event.FileWhiteout {
-		l.accNamed(nameKey{kind: kindWhiteout, parent: parent, proc: p, name: e.Name}, 0).causes |= event.CauseDelete
+		k := nameKey{kind: kindWhiteout, parent: parent, proc: p, name: e.Name}
+		l.accNamed(k, 0).causes |= event.CauseDelete
+		l.whiteouts[dirent{parent, e.Name}] = k
 		return
+	}
+	if e.Op != event.FileGone && e.Op != event.FileUnlinked {
+		l.replaceWhiteout(dirent{parent, e.Name})
 	}
 	if e.Op == event.FileGone {
 		l.gone(e.File)
@@ -401,6 +409,18 @@ func (l *layer) file(e *event.FileEvent, p procID) {
 		}
 	}
 	l.count(n)
+}
+
+// replaceWhiteout takes back what was to be told of a whiteout in this interval:
+// something of that name has taken its place.
+func (l *layer) replaceWhiteout(d dirent) {
+	k, ok := l.whiteouts[d]
+	if !ok {
+		return
+	}
+	delete(l.whiteouts, d)
+	l.accs[l.named[k]].merged = true
+	delete(l.named, k)
 }
 
 func (l *layer) rename(id, parent nodeID, name string, p procID) {
@@ -578,6 +598,7 @@ func (l *layer) clearInterval() {
 	clear(l.extras)
 	l.extras = reuse(l.extras)
 	clear(l.named)
+	clear(l.whiteouts)
 	clear(l.crowd)
 	clear(l.covered)
 	l.covered = reuse(l.covered)

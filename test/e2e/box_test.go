@@ -35,8 +35,8 @@ type box struct {
 	// before is the layer as it was before the test did anything; nil if the
 	// test did not keep it.
 	before *layerWalk
-	// noDockerSize: Docker says -1, because its own walk fails.
-	noDockerSize bool
+	// longPaths: the layer holds paths that are longer than a system call takes.
+	longPaths bool
 }
 
 var boxCount atomic.Int32
@@ -53,9 +53,8 @@ func newBox(t *testing.T, boot ...string) *box {
 		t.Fatal(err)
 	}
 	create := map[string]any{
-		"Image":           imageName,
-		"Cmd":             append([]string{"/bin/workload", "serve", "/ctl/socket", "/run"}, boot...),
-		"NetworkDisabled": true,
+		"Image": imageName,
+		"Cmd":   append([]string{"/bin/workload", "serve", "/ctl/socket", "/run"}, boot...),
 		"HostConfig": map[string]any{
 			"NetworkMode": "none",
 			"Binds":       []string{b.volume + ":/data", b.ctl + ":/ctl"},

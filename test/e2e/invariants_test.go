@@ -63,7 +63,8 @@ func checkInvariants(t *testing.T, s *session, b *box) {
 		t.Fatalf("%s: docker inspect -s says no SizeRw", b.name)
 	}
 	after := walkLayer(t, b.upper)
-	if b.noDockerSize {
+	if b.longPaths {
+		// Docker's own walk fails.
 		equal("this test is wrong: SizeRw of docker inspect -s", *got.SizeRw, -1)
 	} else {
 		equal("last size, against SizeRw of docker inspect -s", last.Size, *got.SizeRw)
@@ -82,6 +83,9 @@ func checkInvariants(t *testing.T, s *session, b *box) {
 		t.Errorf("%s: %d growth records without a process:\n%s", b.name, n.records, s.linesOf(nobody))
 	}
 	for _, l := range s.losses {
+		if b.longPaths && l.Reason == "path_too_long" && l.Bytes == 0 {
+			continue
+		}
 		if l.Container == nil || l.Container.ID == b.id {
 			t.Errorf("%s: loss: %+v", b.name, l)
 		}

@@ -146,10 +146,9 @@ func TestRunToCompletion(t *testing.T) {
 	s := watch(t, "--wait", name)
 	ctl := t.TempDir()
 	create := map[string]any{
-		"Image":           imageName,
-		"Cmd":             fields("/bin/workload append path=/var/job.log size=54321 chunk=1000 then chmod path=/img/chmod"),
-		"NetworkDisabled": true,
-		"HostConfig":      map[string]any{"NetworkMode": "none", "Binds": []string{ctl + ":/ctl"}},
+		"Image":      imageName,
+		"Cmd":        fields("/bin/workload append path=/var/job.log size=54321 chunk=1000 then chmod path=/img/chmod"),
+		"HostConfig": map[string]any{"NetworkMode": "none", "Binds": []string{ctl + ":/ctl"}},
 	}
 	var created struct {
 		ID string `json:"Id"`

@@ -84,7 +84,11 @@ func (g *growth) describe() string {
 		}
 		b.WriteString("]")
 	}
-	fmt.Fprintf(&b, " %q %s inode %d", g.path(), g.File.Origin, g.File.Inode)
+	path := fmt.Sprintf("%q", g.path())
+	if len(path) > 300 {
+		path = fmt.Sprintf("%s … %s (%d bytes)", path[:100], path[len(path)-100:], len(g.path()))
+	}
+	fmt.Fprintf(&b, " %s %s inode %d", path, g.File.Origin, g.File.Inode)
 	if g.File.Deleted {
 		b.WriteString(" deleted")
 	}

@@ -18,9 +18,9 @@ const (
 	// seedsAtOnce is how many names of a baseline are handed over together.
 	seedsAtOnce = 512
 	// settleTries bounds how often a file that is being written is looked at
-	// again. Each look takes microseconds, so only a writer that never pauses
-	// that long gets there.
-	settleTries = 1000
+	// again. A look takes microseconds; even a writer that appends byte by byte
+	// pauses for longer than that many times in the second that all take.
+	settleTries = 1 << 18
 )
 
 // scanned is a part of a layer's baseline, or its end.
@@ -34,11 +34,13 @@ type scanned struct {
 // scan takes the layer's baseline in a goroutine: a layer may hold millions of
 // files, and others want to be served meanwhile.
 func (s *Session) scan(ctx context.Context, w *watched) {
-	scan := baseline{kernel: s.cfg.Kernel, layer: w.layer, dev: w.upper.dev,
-		dirs: map[uint64]event.FileID{}, linked: map[uint64]sizes{}}
+	scan := newBaseline(s.cfg.Kernel, w.layer, w.upper)
 	root := w.upper.path
-	w.scanning = true
+	w.scanning, w.first = true, !s.synced
 	s.scanning++
+	if w.first {
+		s.first++
+	}
 	s.spawn(func() {
 		scan.hand = func(part scanned) error {
 			select {
@@ -63,6 +65,9 @@ func (s *Session) scanPart(ctx context.Context, part scanned) error {
 		return nil
 	}
 	s.scanning--
+	if w.first {
+		s.first--
+	}
 	w.scanning = false
 	switch {
 	case part.err == nil:
@@ -105,8 +110,11 @@ type baseline struct {
 
 	dirs   map[uint64]event.FileID // directories by inode number
 	linked map[uint64]sizes        // what was settled for inodes with several names
-	at     entered
-	seeds  []aggregate.Baseline
+	// open are inodes that are tracked, but not settled. An inode is settled
+	// once, under whatever name it is seen first.
+	open  map[uint64]struct{}
+	at    entered
+	seeds []aggregate.Baseline
 }
 
 type sizes struct{ size, disk int64 }
@@ -116,6 +124,15 @@ type entered struct {
 	inode uint64
 	file  event.FileID
 	known bool
+}
+
+func newBaseline(kernel Kernel, id event.LayerID, root upper) *baseline {
+	return &baseline{
+		kernel: kernel, layer: id, dev: root.dev,
+		dirs:   map[uint64]event.FileID{},
+		linked: map[uint64]sizes{},
+		open:   map[uint64]struct{}{root.inode: {}}, // tracked by AddLayer
+	}
 }
 
 func (b *baseline) run(ctx context.Context, root string, slots chan struct{}) error {
@@ -139,6 +156,7 @@ func (b *baseline) Enter(_ uint64, _ string, inode uint64, mode uint32) error {
 	}
 	if !known {
 		file = event.FileID{Inode: inode}
+		b.open[inode] = struct{}{}
 	}
 	b.at = entered{inode: inode, file: file, known: known}
 	return nil
@@ -174,10 +192,16 @@ func (b *baseline) Visit(e *layer.Entry) error {
 
 // settled returns what counts as the inode's baseline; ok is false if it is gone.
 func (b *baseline) settled(e *layer.Entry) (was sizes, ok bool, err error) {
-	if was, ok := b.linked[e.Inode]; ok && b.at.known {
+	if _, open := b.open[e.Inode]; !open {
+		if was, ok = b.linked[e.Inode]; !ok {
+			// It had one name when it was settled. The books count its sizes
+			// once, so that these do not matter.
+			was = sizes{e.Size, e.Allocated}
+		}
 		return was, true, nil
 	}
 	was, ok, err = b.settle(e)
+	delete(b.open, e.Inode)
 	if ok && e.Nlink > 1 && !e.Dir() {
 		b.linked[e.Inode] = was
 	}

@@ -27,6 +27,7 @@ type watched struct {
 	// held are changes that came while the baseline was being taken. What they
 	// lead to, records of the layer, needs the baseline.
 	scanning bool
+	first    bool // it was there before the session began
 	held     []resolver.Change
 
 	suspects map[event.FileID]suspect

@@ -83,12 +83,14 @@ type Session struct {
 
 	begun     bool
 	synced    bool
-	scanning  int
+	scanning  int // baselines that are being taken
+	first     int // those of them that the session waits for to begin
 	partial   []string
 	early     []record.Record // made before the session record
 	written   bool            // something was written since the last flush
 	nextFlush time.Time
 	collected time.Time
+	busy      bool // the last collection found something, or was asked for
 	touched   map[touch]struct{}
 	rates     map[event.LayerID]rateWindow
 	exceeded  *LimitError
@@ -187,7 +189,7 @@ func (s *Session) awaitActivity(ctx context.Context) {
 func (s *Session) loop(ctx context.Context, stop <-chan string) error {
 	var tick, over <-chan time.Time
 	for {
-		if !s.begun && s.synced && s.scanning == 0 {
+		if !s.begun && s.synced && s.first == 0 {
 			if err := s.begin(); err != nil {
 				return s.abandon(err)
 			}
@@ -248,6 +250,9 @@ func (s *Session) begin() error {
 	}
 	early := s.early
 	s.early = nil
+	for _, rec := range early {
+		rec.Head().Time = about.Time // the stream is in the order of time
+	}
 	if err := s.emit(early...); err != nil {
 		return err
 	}
@@ -289,9 +294,11 @@ func (s *Session) endInterval(now time.Time) error {
 }
 
 // collectIfActive collects if the kernel side announced something, or could have
-// but for a lost announcement.
+// but for a lost announcement. After each such collection it collects once more:
+// what is counted while one is under way may be announced to it, but be found by
+// the next.
 func (s *Session) collectIfActive() error {
-	if len(s.active) == 0 && s.cfg.Clock.Now().Sub(s.collected) < collectUnasked {
+	if len(s.active) == 0 && !s.busy && s.cfg.Clock.Now().Sub(s.collected) < collectUnasked {
 		return nil
 	}
 	return s.collect()
@@ -309,9 +316,10 @@ func (s *Session) collectBatch() (*event.Batch, error) {
 		return nil, fmt.Errorf("reading the kernel's counters: %w", err)
 	}
 	now := s.cfg.Clock.Now()
-	s.collected = now
+	s.collected, s.busy = now, !batch.Empty()
 	select {
 	case <-s.active:
+		s.busy = true
 		s.resume <- struct{}{}
 	default:
 	}

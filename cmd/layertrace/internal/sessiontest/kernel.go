@@ -159,8 +159,9 @@ func (k *Kernel) Settle(_ event.LayerID, _, inode uint64, size, allocated int64)
 		size = 0
 	}
 	if !p.settled {
-		p.Size, p.Disk, p.settled = size, allocated, true
+		p.Size, p.settled = size, true
 	}
+	p.Disk += allocated // twice if it is settled twice, as in the real ledger
 	return size, allocated, false, false, nil
 }
 
