@@ -86,7 +86,7 @@ int BPF_PROG(instantiate_entry, struct dentry *dentry, struct inode *overlay,
 	if (!file)
 		return 0;
 	announce_process(&process);
-	named(FILE_CREATED, file, &key, dentry, &process);
+	named_in(parent, &parent_key, FILE_CREATED, file, &key, dentry, &process);
 	if (nlink)
 		published(file, &key, BPF_CORE_READ(inode, i_size), &process, CAUSE_CREATE);
 	else
@@ -107,7 +107,8 @@ int BPF_PROG(copy_up_entry, struct dentry *parent, struct dentry *dentry, int fl
 	struct file_key key = {};
 	__u64 thread, subject = (__u64)dentry;
 
-	if (!parent || !find(upper_inode(parent->d_inode), &key))
+	/* The parent may join the ledger while this goes on: ask the layer's root. */
+	if (!find(upper_inode(BPF_CORE_READ(dentry, d_sb, s_root, d_inode)), &key))
 		return 0;
 	thread = bpf_get_current_pid_tgid();
 	if (bpf_map_update_elem(&copy_ups, &thread, &subject, BPF_NOEXIST) == 0)
@@ -135,18 +136,28 @@ int BPF_PROG(copied_up_entry, struct inode *overlay, struct dentry *upper)
 	struct process_id process;
 	struct dentry *dentry;
 
-	subject = bpf_map_lookup_elem(&copy_ups, &thread);
-	if (!subject || !inode)
+	if (!inode)
 		return 0;
-	dentry = (struct dentry *)*subject;
-	parent = parent_of(dentry, &parent_key);
+	subject = bpf_map_lookup_elem(&copy_ups, &thread);
+	if (subject) {
+		dentry = (struct dentry *)*subject;
+		parent = parent_of(dentry, &parent_key);
+	} else {
+		/* It began before tracing did; the upper dentry tells place and name. */
+		dentry = upper;
+		parent = find(BPF_CORE_READ(upper, d_parent, d_inode), &parent_key);
+	}
 	if (!parent)
 		return 0;
 
 	file = find(inode, &key);
 	if (!file) {
-		/* Nothing was allocated for it: an empty file, a short symlink. */
+		/*
+		 * Nothing was allocated for it (an empty file, a short symlink), or
+		 * that was before tracing began; overlayfs has synced its data since.
+		 */
 		new_entry(&fresh, parent->layer, 0, STATE_PENDING);
+		fresh.aside = allocated_bytes(inode);
 		if (bpf_map_update_elem(&files, &key, &fresh, BPF_NOEXIST)) {
 			untracked(fresh.layer);
 			return 0;
@@ -161,7 +172,7 @@ int BPF_PROG(copied_up_entry, struct inode *overlay, struct dentry *upper)
 	file->layer = parent->layer;
 	current_process(&process);
 	announce_process(&process);
-	named(FILE_COPIED_UP, file, &key, dentry, &process);
+	named_in(parent, &parent_key, FILE_COPIED_UP, file, &key, dentry, &process);
 	published(file, &key, BPF_CORE_READ(inode, i_size), &process, CAUSE_COPY_UP);
 	return 0;
 }

@@ -77,26 +77,33 @@ static __always_inline struct file_entry *parent_of(struct dentry *dentry, struc
 	return find(upper_inode(BPF_CORE_READ(dentry, d_parent, d_inode)), key);
 }
 
-/* named sends where a file of the ledger can be found from now on. */
-static __always_inline void named(__u32 op, struct file_entry *file, struct file_key *key,
-				  struct dentry *dentry, struct process_id *process)
+/* named_in sends where a file of the ledger can be found from now on. */
+static __always_inline void named_in(struct file_entry *parent, struct file_key *parent_key,
+				     __u32 op, struct file_entry *file, struct file_key *key,
+				     struct dentry *dentry, struct process_id *process)
 {
 	struct file_event event = {};
-	struct file_key parent_key = {};
-	struct file_entry *parent = parent_of(dentry, &parent_key);
 
-	if (!parent)
-		return;
 	event.op = op;
 	event.layer = file->layer;
 	event.mode = file->mode;
 	event.inode = key->inode;
 	event.generation = file->generation;
-	event.parent_inode = parent_key.inode;
+	event.parent_inode = parent_key->inode;
 	event.parent_generation = parent->generation;
 	event.process = *process;
 	event.dentry = dentry;
 	emit_file(&event);
+}
+
+static __always_inline void named(__u32 op, struct file_entry *file, struct file_key *key,
+				  struct dentry *dentry, struct process_id *process)
+{
+	struct file_key parent_key = {};
+	struct file_entry *parent = parent_of(dentry, &parent_key);
+
+	if (parent)
+		named_in(parent, &parent_key, op, file, key, dentry, process);
 }
 
 static __always_inline void untracked(__u32 layer_id)

@@ -374,7 +374,15 @@ func (o *overlay) restart(cfg Config) {
 // TestScanWhileWriting: a baseline that is taken while files are written,
 // created, renamed and removed still adds up.
 func TestScanWhileWriting(t *testing.T) {
-	o := newOverlay(t, func(_, upper string) {
+	o := newOverlay(t, func(lower, upper string) {
+		if err := os.Mkdir(lower+"/image", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 1000 {
+			if err := os.WriteFile(fmt.Sprintf("%s/image/f%d", lower, i), make([]byte, i*7), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
 		for i := range 300 {
 			if err := os.MkdirAll(fmt.Sprintf("%s/d%d", upper, i%10), 0o755); err != nil {
 				t.Fatal(err)
@@ -385,12 +393,13 @@ func TestScanWhileWriting(t *testing.T) {
 		}
 	})
 	script := `n=0; while ! [ -e stop ]; do n=$((n+1)); d=d$((n%10)); echo $n >> $d/f$((n%300)); echo $n > $d/new.$n; rm -f $d/new.$((n-5)); done`
-	cmd := exec.Command("bash", "-c", script)
+	copyUp := `for i in $(seq 0 999); do [ -e stop ] || : >> image/f$i; done`
+	cmd := exec.Command("bash", "-c", "("+copyUp+") & "+script+"; wait")
 	cmd.Dir = o.merged
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for range 3 {
+	for range 4 {
 		o.restart(Config{})
 	}
 	o.sh("touch stop")

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/layertrace/layertrace/internal/output"
+	"github.com/layertrace/layertrace/internal/record"
 )
 
 // Values of --output.
@@ -142,7 +143,28 @@ func (w *watchFlags) writer(f *pflag.FlagSet, env *env, mode string, noColor boo
 		Color:  output.ColorAllowed(noColor, terminal, env.getenv),
 	}
 	if mode == outputLive {
-		return output.NewLive(env.stdout, options)
+		return &live{Live: output.NewLive(env.stdout, options)}
 	}
 	return output.NewTable(env.stdout, options)
+}
+
+// live is a live view that a run can end with a flush, as any output: the
+// summary stands below the last screen, which must not be drawn over it.
+type live struct {
+	*output.Live
+	summed bool
+}
+
+func (l *live) Write(rec record.Record) error {
+	if _, ok := rec.(*record.Summary); ok {
+		l.summed = true
+	}
+	return l.Live.Write(rec)
+}
+
+func (l *live) Flush() error {
+	if l.summed {
+		return nil
+	}
+	return l.Live.Flush()
 }

@@ -153,8 +153,8 @@ func (w *watch) watch(ctx, starting context.Context, stop <-chan string, args []
 		return err
 	}
 	out := w.flags.writer(w.cmd.Flags(), w.env, w.mode, w.global.noColor)
-	if live, ok := out.(io.Closer); ok {
-		defer live.Close()
+	if terminal, ok := out.(io.Closer); ok {
+		defer terminal.Close()
 	}
 	s, err := session.New(w.sessionConfig(k, out, selection, startTime))
 	if err != nil {

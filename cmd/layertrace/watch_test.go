@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -331,6 +332,30 @@ func TestBrokenOutput(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestLiveEndsWithTheSummary(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, sessiontest.NewContainer(t, "api", nil))
+		w.env.terminal = func(io.Writer) (int, int, bool) { return 80, 25, true }
+		w.expect(w.run("watch", "api", "-d", "2s"), exitDone)
+		screens, rest, ok := strings.Cut(w.stdout.String(), "the duration is over")
+		if !ok || !strings.Contains(screens, "\x1b[") || strings.Contains(rest, "\x1b[H") || strings.Contains(rest, "api found") {
+			t.Errorf("after the summary: %q", rest)
+		}
+	})
+}
+
+func TestDumbTerminalGetsATable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, sessiontest.NewContainer(t, "api", nil))
+		w.env.terminal = func(io.Writer) (int, int, bool) { return 80, 25, true }
+		w.vars["TERM"] = "dumb"
+		w.expect(w.run("watch", "api", "-d", "2s"), exitDone)
+		if out := w.stdout.String(); strings.Contains(out, "\x1b") || !strings.Contains(out, "the duration is over") {
+			t.Errorf("stdout: %q", out)
+		}
+	})
 }
 
 func TestFullDisk(t *testing.T) {

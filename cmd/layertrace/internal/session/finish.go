@@ -60,7 +60,10 @@ func (s *Session) conclude(ended string) error {
 	if err := s.emit(s.agg.Final(now)...); err != nil {
 		return err
 	}
-	if err := s.emit(s.agg.Summary(now, ended)); err != nil {
+	summary := s.agg.Summary(now, ended)
+	// The run is what the stream tells of; reading large layers came before.
+	summary.DurationMS = now.Sub(s.began).Milliseconds()
+	if err := s.emit(summary); err != nil {
 		return err
 	}
 	return s.flush()

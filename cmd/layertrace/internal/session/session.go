@@ -82,6 +82,7 @@ type Session struct {
 	routines sync.WaitGroup
 
 	begun     bool
+	began     time.Time
 	synced    bool
 	scanning  int // baselines that are being taken
 	first     int // those of them that the session waits for to begin
@@ -243,7 +244,7 @@ func (s *Session) begin() error {
 	if len(s.partial) > 0 {
 		about.Coverage, about.Reasons = "partial", s.partial
 	}
-	s.begun = true
+	s.begun, s.began = true, now
 	s.nextFlush = now.Add(s.cfg.Interval)
 	if err := s.emit(&about); err != nil {
 		return err
