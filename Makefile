@@ -14,10 +14,12 @@ VM_PACKAGES := tracer test/e2e
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 GO := .ci/with-go go
-VERSION = $(shell git describe --tags --always --dirty 2>/dev/null)
-COMMIT = $(shell git rev-parse HEAD 2>/dev/null)
+# In containers and synced folders the checkout often belongs to somebody else.
+GIT := git -c safe.directory='*'
+VERSION = $(shell $(GIT) describe --tags --always --dirty 2>/dev/null)
+COMMIT = $(shell $(GIT) rev-parse HEAD 2>/dev/null)
 LDFLAGS = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
-SCRIPTS = $(shell git grep --untracked -lE '^\#!.*(ba)?sh\b' -- .ci test) test/vm/lib.sh
+SCRIPTS = $(shell $(GIT) grep --untracked -lE '^\#!.*(ba)?sh\b' -- .ci test) test/vm/lib.sh
 
 .PHONY: help
 help: ## list the targets
@@ -25,7 +27,7 @@ help: ## list the targets
 
 .PHONY: build
 build: ## build bin/layertrace, statically linked
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/layertrace ./cmd/layertrace
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)" -o bin/layertrace ./cmd/layertrace
 
 .PHONY: install
 install: build ## install it below PREFIX (/usr/local)
@@ -70,7 +72,7 @@ test-vm-%: build test-programs
 .PHONY: test-programs
 test-programs:
 	@mkdir -p bin/results
-	@CGO_ENABLED=0 $(GO) build -o bin/ ./test/tally ./test/workload cmd/test2json
+	@CGO_ENABLED=0 $(GO) build -buildvcs=false -o bin/ ./test/tally ./test/workload cmd/test2json
 	@for package in $(VM_PACKAGES); do \
 		CGO_ENABLED=0 $(GO) test -c -o bin/$${package##*/}.test ./$$package; \
 	done

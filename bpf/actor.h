@@ -125,11 +125,9 @@ static __always_inline void announce_executable(struct executable_key *key, stru
 }
 
 /*
- * announce_process tells userspace who the current process is, once. Like the
- * other functions here that are not static, it is verified by itself, once a
- * program, and not anew at each of its calls.
+ * announce_process tells userspace who the current process is, once.
  */
-__noinline int announce_process(struct process_id *who)
+static __noinline int announce_process(struct process_id *who)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct executable_key executable = {};

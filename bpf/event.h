@@ -79,8 +79,10 @@ struct file_entry {
 	__s64 size;
 	__s64 disk;
 	__s64 aside;
-	__s64 base_size; /* what Settle, or a hook before it, took as the baseline */
-	__u64 events;
+	__s64 base_size; /* what settle, or a hook before it, took as the baseline */
+	__s64 base_disk; /* what settle took */
+	__u64 events; /* changes of size and disk */
+	__u64 disk_events; /* changes of disk */
 	struct process_id writer; /* the last process that changed the file */
 	__u32 layer;
 	__u32 state;
@@ -116,6 +118,7 @@ struct layer {
 	__u64 overflow_written;
 	__u64 overflow_events;
 	__u64 untracked; /* files for which the ledger had no room */
+	__u64 strays; /* inodes without a page that were moved to where pages are */
 	__s32 mounts;
 	__u32 pad;
 };
@@ -209,6 +212,6 @@ struct settle_args {
 	__u64 inode;
 	__s64 size;
 	__s64 allocated;
-	__u64 events;
+	__u64 disk_events;
 	__s64 disk;
 };

@@ -37,3 +37,42 @@ static __always_inline __s64 allocated_bytes(struct inode *inode)
 {
 	return ((__s64)BPF_CORE_READ(inode, i_blocks) << 9) + BPF_CORE_READ(inode, i_bytes);
 }
+
+/*
+ * Programs on trampolines run preemptibly. The kernel skips a program where a
+ * task was preempted inside of it on the same CPU (a "recursion miss"), until that
+ * task runs again: with kernels that preempt (PREEMPT_LAZY is their default since
+ * 6.18) a busy CPU would miss one event after the other. So programs do not let
+ * themselves be preempted where there are means for that: since 6.10 (upstream
+ * fc7566ad0a82). Kernels before that preempt only where configured as PREEMPT.
+ */
+extern void bpf_preempt_disable(void) __ksym __attribute__((weak));
+extern void bpf_preempt_enable(void) __ksym __attribute__((weak));
+
+static __always_inline void preemption_off(void)
+{
+	if (bpf_preempt_disable)
+		bpf_preempt_disable();
+}
+
+static __always_inline void preemption_on(void)
+{
+	if (bpf_preempt_enable)
+		bpf_preempt_enable();
+}
+
+/* PROGRAM defines a program on a trampoline; its body follows like a function's. */
+#define PROGRAM(section, name, args...)                                      \
+	static __always_inline int name##_body(unsigned long long *ctx, ##args); \
+	SEC(section)                                                         \
+	int name(unsigned long long *ctx)                                    \
+	{                                                                    \
+		preemption_off();                                            \
+		_Pragma("GCC diagnostic push")                               \
+		_Pragma("GCC diagnostic ignored \"-Wint-conversion\"")       \
+		name##_body(___bpf_ctx_cast(args));                          \
+		_Pragma("GCC diagnostic pop")                                \
+		preemption_on();                                             \
+		return 0;                                                    \
+	}                                                                    \
+	static __always_inline int name##_body(unsigned long long *ctx, ##args)

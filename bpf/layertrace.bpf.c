@@ -35,8 +35,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
  * a new upper inode, or a further name of one, to an overlay dentry. Its parent
  * directory is locked and nobody else can have found the inode yet.
  */
-SEC("fentry/ovl_instantiate")
-int BPF_PROG(instantiate_entry, struct dentry *dentry, struct inode *overlay,
+PROGRAM("fentry/ovl_instantiate", instantiate_entry, struct dentry *dentry, struct inode *overlay,
 	     struct dentry *upper, bool hardlink)
 {
 	struct file_key key = {}, parent_key = {};
@@ -101,8 +100,7 @@ int BPF_PROG(instantiate_entry, struct dentry *dentry, struct inode *overlay,
  * work directory. The quota hooks meet it there first and open a pending page,
  * which ovl_inode_update publishes just before others can reach the inode.
  */
-SEC("fentry/ovl_copy_up_one")
-int BPF_PROG(copy_up_entry, struct dentry *parent, struct dentry *dentry, int flags)
+PROGRAM("fentry/ovl_copy_up_one", copy_up_entry, struct dentry *parent, struct dentry *dentry, int flags)
 {
 	struct file_key key = {};
 	__u64 thread, subject = (__u64)dentry;
@@ -116,8 +114,7 @@ int BPF_PROG(copy_up_entry, struct dentry *parent, struct dentry *dentry, int fl
 	return 0;
 }
 
-SEC("fexit/ovl_copy_up_one")
-int BPF_PROG(copy_up_exit, struct dentry *parent, struct dentry *dentry, int flags, int ret)
+PROGRAM("fexit/ovl_copy_up_one", copy_up_exit, struct dentry *parent, struct dentry *dentry, int flags, int ret)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 
@@ -126,8 +123,7 @@ int BPF_PROG(copy_up_exit, struct dentry *parent, struct dentry *dentry, int fla
 	return 0;
 }
 
-SEC("fentry/ovl_inode_update")
-int BPF_PROG(copied_up_entry, struct inode *overlay, struct dentry *upper)
+PROGRAM("fentry/ovl_inode_update", copied_up_entry, struct inode *overlay, struct dentry *upper)
 {
 	__u64 thread = bpf_get_current_pid_tgid(), *subject;
 	struct file_key key = {}, parent_key = {};
@@ -180,12 +176,28 @@ int BPF_PROG(copied_up_entry, struct inode *overlay, struct dentry *upper)
 /* ---- names ------------------------------------------------------------ */
 
 /*
+ * stray notes that something without a page was moved to where pages are: from a
+ * directory that the baseline scan has yet to enter into one that it has left.
+ */
+static __always_inline void stray(struct dentry *dentry)
+{
+	struct file_key key = {};
+	struct file_entry *parent = parent_of(dentry, &key);
+	struct layer *layer;
+
+	if (!parent)
+		return;
+	layer = layer_of(parent->layer);
+	if (layer)
+		__sync_fetch_and_add(&layer->strays, 1);
+}
+
+/*
  * ovl_rename's first argument is a user namespace since 5.12, an idmap since 6.3.
  * The VFS moves the dentries only after it has returned: `new` still tells the
  * file's new place.
  */
-SEC("fexit/ovl_rename")
-int BPF_PROG(rename_exit, void *idmap, struct inode *olddir, struct dentry *old,
+PROGRAM("fexit/ovl_rename", rename_exit, void *idmap, struct inode *olddir, struct dentry *old,
 	     struct inode *newdir, struct dentry *new, unsigned int flags, int ret)
 {
 	struct change change = { .causes = CAUSE_RENAME };
@@ -196,8 +208,10 @@ int BPF_PROG(rename_exit, void *idmap, struct inode *olddir, struct dentry *old,
 	if (ret)
 		return 0;
 	file = find(upper_inode(old->d_inode), &key);
-	if (!file)
+	if (!file) {
+		stray(new);
 		return 0;
+	}
 	current_process(&process);
 	if ((file->mode & S_IFMT) != S_IFDIR && BPF_CORE_READ(old, d_inode, i_nlink) > 1) {
 		/* Of several names just this one has moved. */
@@ -222,8 +236,7 @@ int BPF_PROG(rename_exit, void *idmap, struct inode *olddir, struct dentry *old,
  * of that name, so that a whiteout is left, shows in ovl_cleanup_and_whiteout
  * being called on the way.
  */
-SEC("fentry/ovl_do_remove")
-int BPF_PROG(remove_entry, struct dentry *dentry)
+PROGRAM("fentry/ovl_do_remove", remove_entry, struct dentry *dentry)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 	struct file_key key = {};
@@ -235,8 +248,7 @@ int BPF_PROG(remove_entry, struct dentry *dentry)
 	return 0;
 }
 
-SEC("fentry/ovl_cleanup_and_whiteout")
-int BPF_PROG(whiteout_entry)
+PROGRAM("fentry/ovl_cleanup_and_whiteout", whiteout_entry)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 	__u8 *whiteout = bpf_map_lookup_elem(&removals, &thread);
@@ -246,8 +258,7 @@ int BPF_PROG(whiteout_entry)
 	return 0;
 }
 
-SEC("fexit/ovl_do_remove")
-int BPF_PROG(remove_exit, struct dentry *dentry, bool is_dir, int ret)
+PROGRAM("fexit/ovl_do_remove", remove_exit, struct dentry *dentry, bool is_dir, int ret)
 {
 	struct change change = { .causes = CAUSE_DELETE };
 	__u64 thread = bpf_get_current_pid_tgid();
@@ -322,15 +333,13 @@ static __always_inline void unlinked(struct inode *inode)
 }
 
 /* Every file system's unlink, rename and rmdir end in one of these two. */
-SEC("fexit/drop_nlink")
-int BPF_PROG(drop_nlink_exit, struct inode *inode)
+PROGRAM("fexit/drop_nlink", drop_nlink_exit, struct inode *inode)
 {
 	unlinked(inode);
 	return 0;
 }
 
-SEC("fexit/clear_nlink")
-int BPF_PROG(clear_nlink_exit, struct inode *inode)
+PROGRAM("fexit/clear_nlink", clear_nlink_exit, struct inode *inode)
 {
 	unlinked(inode);
 	return 0;
@@ -340,8 +349,7 @@ int BPF_PROG(clear_nlink_exit, struct inode *inode)
  * evict frees an unlinked inode's blocks and then its number. The page goes
  * first, so that an inode that gets the number next never meets it.
  */
-SEC("fentry/evict")
-int BPF_PROG(evict_entry, struct inode *inode)
+PROGRAM("fentry/evict", evict_entry, struct inode *inode)
 {
 	struct file_event event = {};
 	struct file_key key;
@@ -385,16 +393,14 @@ static __always_inline void written(struct inode *inode, __s64 bytes, __u32 caus
 }
 
 /* Writes of overlayfs to the real file, since 6.8 (upstream 5f034d34737e). */
-SEC("fexit/backing_file_write_iter")
-int BPF_PROG(backing_write_exit, struct file *file, void *iter, struct kiocb *iocb, int flags,
+PROGRAM("fexit/backing_file_write_iter", backing_write_exit, struct file *file, void *iter, struct kiocb *iocb, int flags,
 	     void *context, long ret)
 {
 	written(file->f_inode, ret, CAUSE_WRITE);
 	return 0;
 }
 
-SEC("fexit/backing_file_splice_write")
-int BPF_PROG(backing_splice_exit, void *pipe, struct file *file, void *pos, unsigned long len,
+PROGRAM("fexit/backing_file_splice_write", backing_splice_exit, void *pipe, struct file *file, void *pos, unsigned long len,
 	     unsigned int flags, void *context, long ret)
 {
 	written(file->f_inode, ret, CAUSE_WRITE);
@@ -402,15 +408,13 @@ int BPF_PROG(backing_splice_exit, void *pipe, struct file *file, void *pos, unsi
 }
 
 /* And before 6.8. splice and sendfile end in vfs_iter_write there. */
-SEC("fexit/vfs_iter_write")
-int BPF_PROG(iter_write_exit, struct file *file, void *iter, void *pos, int flags, long ret)
+PROGRAM("fexit/vfs_iter_write", iter_write_exit, struct file *file, void *iter, void *pos, int flags, long ret)
 {
 	written(file->f_inode, ret, CAUSE_WRITE);
 	return 0;
 }
 
-SEC("fexit/vfs_iocb_iter_write")
-int BPF_PROG(iocb_write_exit, struct file *file, struct kiocb *iocb, void *iter, long ret)
+PROGRAM("fexit/vfs_iocb_iter_write", iocb_write_exit, struct file *file, struct kiocb *iocb, void *iter, long ret)
 {
 	written(file->f_inode, ret, CAUSE_WRITE);
 	return 0;
@@ -438,22 +442,19 @@ static __always_inline void completed(struct kiocb *iocb, long bytes)
 	book(file, &key, &process, &change);
 }
 
-SEC("fentry/backing_aio_rw_complete")
-int BPF_PROG(backing_aio_entry, struct kiocb *iocb, long res)
+PROGRAM("fentry/backing_aio_rw_complete", backing_aio_entry, struct kiocb *iocb, long res)
 {
 	completed(iocb, res);
 	return 0;
 }
 
-SEC("fentry/ovl_aio_rw_complete")
-int BPF_PROG(ovl_aio_entry, struct kiocb *iocb, long res)
+PROGRAM("fentry/ovl_aio_rw_complete", ovl_aio_entry, struct kiocb *iocb, long res)
 {
 	completed(iocb, res);
 	return 0;
 }
 
-SEC("fexit/vfs_fallocate")
-int BPF_PROG(fallocate_exit, struct file *file, int mode, __s64 offset, __s64 len, long ret)
+PROGRAM("fexit/vfs_fallocate", fallocate_exit, struct file *file, int mode, __s64 offset, __s64 len, long ret)
 {
 	struct change change = { .causes = CAUSE_ALLOCATE };
 	struct file_key key;
@@ -471,16 +472,14 @@ int BPF_PROG(fallocate_exit, struct file *file, int mode, __s64 offset, __s64 le
  */
 const volatile bool count_copies = true;
 
-SEC("fexit/vfs_copy_file_range")
-int BPF_PROG(copy_range_exit, struct file *in, __s64 pos_in, struct file *out, __s64 pos_out,
+PROGRAM("fexit/vfs_copy_file_range", copy_range_exit, struct file *in, __s64 pos_in, struct file *out, __s64 pos_out,
 	     unsigned long len, unsigned int flags, long ret)
 {
 	written(out->f_inode, count_copies ? ret : 0, CAUSE_WRITE);
 	return 0;
 }
 
-SEC("fexit/vfs_clone_file_range")
-int BPF_PROG(clone_range_exit, struct file *in, __s64 pos_in, struct file *out, __s64 pos_out,
+PROGRAM("fexit/vfs_clone_file_range", clone_range_exit, struct file *in, __s64 pos_in, struct file *out, __s64 pos_out,
 	     __s64 len, unsigned int flags, __s64 ret)
 {
 	written(out->f_inode, ret, CAUSE_CLONE);
@@ -488,8 +487,7 @@ int BPF_PROG(clone_range_exit, struct file *in, __s64 pos_in, struct file *out, 
 }
 
 /* notify_change(idmap or user namespace since 5.12, dentry, attributes, …) */
-SEC("fexit/notify_change")
-int BPF_PROG(notify_change_exit, void *idmap, struct dentry *dentry, struct iattr *attr)
+PROGRAM("fexit/notify_change", notify_change_exit, void *idmap, struct dentry *dentry, struct iattr *attr)
 {
 	struct change change = {};
 	struct inode *inode = dentry->d_inode;
@@ -523,31 +521,27 @@ static __always_inline void attributes_changed(struct dentry *dentry)
 	book(file, &key, &process, &change);
 }
 
-SEC("fexit/vfs_setxattr")
-int BPF_PROG(setxattr_exit, void *idmap, struct dentry *dentry)
+PROGRAM("fexit/vfs_setxattr", setxattr_exit, void *idmap, struct dentry *dentry)
 {
 	attributes_changed(dentry);
 	return 0;
 }
 
-SEC("fexit/vfs_removexattr")
-int BPF_PROG(removexattr_exit, void *idmap, struct dentry *dentry)
+PROGRAM("fexit/vfs_removexattr", removexattr_exit, void *idmap, struct dentry *dentry)
 {
 	attributes_changed(dentry);
 	return 0;
 }
 
 /* Where ACLs have an entry point of their own (seen from 6.5 on). */
-SEC("fexit/vfs_set_acl")
-int BPF_PROG(set_acl_exit, void *idmap, struct dentry *dentry)
+PROGRAM("fexit/vfs_set_acl", set_acl_exit, void *idmap, struct dentry *dentry)
 {
 	attributes_changed(dentry);
 	return 0;
 }
 
 /* A first store to a page of a shared mapping: tells why disk is allocated. */
-SEC("fentry/do_page_mkwrite")
-int BPF_PROG(page_mkwrite_entry, struct vm_fault *fault)
+PROGRAM("fentry/do_page_mkwrite", page_mkwrite_entry, struct vm_fault *fault)
 {
 	struct change change = { .causes = CAUSE_MMAP };
 	struct process_id process;
@@ -586,16 +580,14 @@ static __always_inline void quota_changed(struct inode *inode, __s64 bytes)
 	bpf_map_update_elem(&files, &key, &fresh, BPF_NOEXIST);
 }
 
-SEC("fexit/__dquot_alloc_space")
-int BPF_PROG(quota_alloc_exit, struct inode *inode, __s64 bytes, int flags, int ret)
+PROGRAM("fexit/__dquot_alloc_space", quota_alloc_exit, struct inode *inode, __s64 bytes, int flags, int ret)
 {
 	if (!ret)
 		quota_changed(inode, bytes);
 	return 0;
 }
 
-SEC("fentry/__dquot_free_space")
-int BPF_PROG(quota_free_entry, struct inode *inode, __s64 bytes, int flags)
+PROGRAM("fentry/__dquot_free_space", quota_free_entry, struct inode *inode, __s64 bytes, int flags)
 {
 	quota_changed(inode, -bytes);
 	return 0;
@@ -623,15 +615,13 @@ static __always_inline void mounted(struct super_block *sb, __s32 by)
 		__sync_fetch_and_add(&layer->mounts, by);
 }
 
-SEC("fexit/ovl_fill_super")
-int BPF_PROG(mount_exit, struct super_block *sb)
+PROGRAM("fexit/ovl_fill_super", mount_exit, struct super_block *sb)
 {
 	mounted(sb, 1);
 	return 0;
 }
 
-SEC("fentry/generic_shutdown_super")
-int BPF_PROG(unmount_entry, struct super_block *sb)
+PROGRAM("fentry/generic_shutdown_super", unmount_entry, struct super_block *sb)
 {
 	mounted(sb, -1);
 	return 0;
@@ -668,9 +658,9 @@ int track(struct track_args *args)
 }
 
 /*
- * settle gives a page its baseline, what stat said after track; if nothing was
- * booked on it since userspace looked (events, disk), stat and page speak of the
- * same moment. A size that a hook has read meanwhile is the baseline instead.
+ * settle gives a page its baseline, what stat said after track; if no disk was
+ * booked on it since userspace looked (disk_events, disk), stat and page speak of
+ * the same moment. A size that a hook has read meanwhile is the baseline instead.
  */
 SEC("raw_tp")
 int settle(struct settle_args *args)
@@ -680,9 +670,12 @@ int settle(struct settle_args *args)
 
 	if (!file || file->state != STATE_LIVE)
 		return SETTLE_GONE;
-	if (file->events != args->events)
+	if (file->settled)
+		return SETTLE_SIZE_TAKEN;
+	if (file->disk_events != args->disk_events)
 		return SETTLE_AGAIN;
-	__sync_fetch_and_add(&file->disk, args->allocated - args->disk);
+	file->base_disk = args->allocated - args->disk;
+	__sync_fetch_and_add(&file->disk, file->base_disk);
 	file->settled = 1;
 	if ((file->mode & S_IFMT) == S_IFDIR)
 		return SETTLE_DONE;

@@ -71,7 +71,7 @@ static __always_inline struct counter *counter_of(struct counter_key *key)
 	return new_counter(table, key);
 }
 
-__noinline int book(struct file_entry *file, struct file_key *where, struct process_id *process,
+static __noinline int book(struct file_entry *file, struct file_key *where, struct process_id *process,
 		    struct change *change)
 {
 	struct counter_key key = {};
@@ -129,6 +129,7 @@ static __always_inline void disk_changed(struct file_entry *file, struct file_ke
 	__s64 moved;
 
 	__sync_fetch_and_add(&file->events, 1);
+	__sync_fetch_and_add(&file->disk_events, 1);
 	if (actor(&process, file) && state == STATE_LIVE)
 		file->writer = process;
 	if (state == STATE_LIVE) {

@@ -30,7 +30,7 @@ struct file_event {
 		(record)->name_len = (length);                      \
 	} while (0)
 
-__noinline int emit_file(struct file_event *event)
+static __noinline int emit_file(struct file_event *event)
 {
 	const unsigned char *name = NULL;
 	struct file_record_short *brief;

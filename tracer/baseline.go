@@ -169,7 +169,8 @@ func (t *Tracer) Track(id event.LayerID, device, inode uint64, mode uint32) (fil
 // Settle closes a Track with what lstat said since (bytes; allocated is
 // st_blocks*512) and tells what counts as the file's baseline. again: something
 // happened to the file in between, call lstat and Settle once more. gone: it was
-// deleted and is no part of the baseline.
+// deleted and is no part of the baseline. Of an inode that was settled before it
+// tells that baseline again.
 func (t *Tracer) Settle(_ event.LayerID, device, inode uint64, size, allocated int64) (baseSize, baseDisk int64, again, gone bool, err error) {
 	key := ledgerFileKey{Inode: inode, Device: uint32(device)}
 	t.mu.Lock()
@@ -179,7 +180,7 @@ func (t *Tracer) Settle(_ event.LayerID, device, inode uint64, size, allocated i
 
 	args := ledgerSettleArgs{Device: device, Inode: inode, Size: size, Allocated: allocated}
 	if restless {
-		args.Events, args.Disk = seen.Events, seen.Disk
+		args.DiskEvents, args.Disk = seen.DiskEvents, seen.Disk
 	}
 	answer, err := t.settle.Run(&ebpf.RunOptions{Context: &args})
 	if err != nil {
@@ -199,12 +200,23 @@ func (t *Tracer) Settle(_ event.LayerID, device, inode uint64, size, allocated i
 		return 0, 0, false, false, fmt.Errorf("looking up inode %d: %w", inode, err)
 	}
 	if answer == settleSizeTaken {
-		return entry.BaseSize, allocated - args.Disk, false, false, nil
+		return entry.BaseSize, entry.BaseDisk, false, false, nil
 	}
 	t.mu.Lock()
 	t.restless[key] = entry
 	t.mu.Unlock()
 	return 0, 0, true, false, nil
+}
+
+// Strays counts how often something that the tracer did not know was moved into a
+// directory that it knew: if the number has changed while a scan took the
+// baseline, the scan may have missed that, and looks again.
+func (t *Tracer) Strays(id event.LayerID) (uint64, error) {
+	var layer ledgerLayer
+	if err := t.layers.Lookup(uint32(id), &layer); err != nil {
+		return 0, fmt.Errorf("looking up layer %d: %w", id, err)
+	}
+	return layer.Strays, nil
 }
 
 // Entry is the ledger's page of one inode at this moment. Events changes

@@ -231,6 +231,9 @@ func (t *Tracer) Collect() (*event.Batch, error) {
 		return nil, err
 	}
 	t.arm()
+	if len(t.early) > 0 {
+		t.wake() // what they announced waits in the table
+	}
 	return &batch, nil
 }
 

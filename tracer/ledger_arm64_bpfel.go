@@ -72,7 +72,9 @@ type ledgerFileEntry struct {
 	Disk       int64
 	Aside      int64
 	BaseSize   int64
+	BaseDisk   int64
 	Events     uint64
+	DiskEvents uint64
 	Writer     ledgerProcessId
 	Layer      uint32
 	State      uint32
@@ -128,6 +130,7 @@ type ledgerLayer struct {
 	OverflowWritten uint64
 	OverflowEvents  uint64
 	Untracked       uint64
+	Strays          uint64
 	Mounts          int32
 	Pad             uint32
 }
@@ -158,13 +161,13 @@ type ledgerProcessRecord struct {
 }
 
 type ledgerSettleArgs struct {
-	_         structs.HostLayout
-	Device    uint64
-	Inode     uint64
-	Size      int64
-	Allocated int64
-	Events    uint64
-	Disk      int64
+	_          structs.HostLayout
+	Device     uint64
+	Inode      uint64
+	Size       int64
+	Allocated  int64
+	DiskEvents uint64
+	Disk       int64
 }
 
 type ledgerTrackArgs struct {

@@ -21,6 +21,9 @@ const (
 	// again. A look takes microseconds; even a writer that appends byte by byte
 	// pauses for longer than that many times in the second that all take.
 	settleTries = 1 << 18
+	// walksAtMost bounds how often a layer in which files are moved about is
+	// walked anew.
+	walksAtMost = 16
 )
 
 // scanned is a part of a layer's baseline, or its end.
@@ -114,6 +117,7 @@ type baseline struct {
 	// once, under whatever name it is seen first.
 	open  map[uint64]struct{}
 	at    entered
+	again bool // a walk went before this one
 	seeds []aggregate.Baseline
 }
 
@@ -142,8 +146,24 @@ func (b *baseline) run(ctx context.Context, root string, slots chan struct{}) er
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err := layer.Walk(ctx, root, b); err != nil {
-		return err
+	for range walksAtMost {
+		before, err := b.kernel.Strays(b.layer)
+		if err != nil {
+			return err
+		}
+		if err := layer.Walk(ctx, root, b); err != nil {
+			return err
+		}
+		after, err := b.kernel.Strays(b.layer)
+		if err != nil {
+			return err
+		}
+		if before == after {
+			break
+		}
+		// Something was moved to where the walk had been already. What it has
+		// seen is settled; the next one finds what is not.
+		b.again = true
 	}
 	return b.handOver()
 }
@@ -169,6 +189,9 @@ func (b *baseline) Visit(e *layer.Entry) error {
 	}
 	if b.at.known && b.at.file.Generation != 0 {
 		return nil // it came to life after counting began: growth, no baseline
+	}
+	if b.again && b.at.known && (e.Dir() || e.Nlink < 2) {
+		return nil // the first walk has told; where it is now, the kernel side tells
 	}
 	was, ok, err := b.settled(e)
 	if err != nil || !ok {

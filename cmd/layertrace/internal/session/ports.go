@@ -15,6 +15,7 @@ type Kernel interface {
 	AddLayer(id event.LayerID, dev, rootInode uint64, mounted bool) error
 	RemoveLayer(id event.LayerID) error
 	WatchCgroup(cgroupID uint64, id event.LayerID) error
+	Strays(id event.LayerID) (uint64, error)
 	Track(id event.LayerID, dev, inode uint64, mode uint32) (file event.FileID, known bool, err error)
 	Settle(id event.LayerID, dev, inode uint64, size, allocated int64) (baseSize, baseDisk int64, again, gone bool, err error)
 	Entry(dev, inode uint64) (tracer.Entry, bool, error)

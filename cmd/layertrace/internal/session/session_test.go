@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"golang.org/x/sys/unix"
 	"os"
 	"path/filepath"
 	"slices"
@@ -245,6 +246,35 @@ func TestBaselineGivesUpOnAFileThatNeverRests(t *testing.T) {
 		w := run(t, func(_ *Config, w *world) { w.kernel.Busy = settleTries + 1 }, c)
 		if err := w.end(); err == nil {
 			t.Error("Run: no error")
+		}
+	})
+}
+
+// A file that is moved from where the walk has yet to come to where it has been.
+func TestBaselineFindsWhatWasMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := sessiontest.NewContainer(t, "api", map[string]int{"a/first": 1, "m": 10, "z/moved": 100})
+		var marker unix.Stat_t
+		if err := unix.Lstat(filepath.Join(c.UpperDir, "m"), &marker); err != nil {
+			t.Fatal(err)
+		}
+		moved := false
+		w := run(t, func(_ *Config, w *world) {
+			w.kernel.OnTrack = func(inode uint64) bool {
+				if moved || inode != marker.Ino {
+					return false
+				}
+				moved = true
+				if err := os.Rename(filepath.Join(c.UpperDir, "z/moved"), filepath.Join(c.UpperDir, "a/moved")); err != nil {
+					t.Error(err)
+				}
+				return true
+			}
+		}, c)
+		w.finish()
+		w.equalsDisk(c)
+		if l := w.lastLayer(); l.BaselineSize != 111 || l.Files != 3 || l.UnattributedSize != 0 {
+			t.Errorf("layer record: %+v", l)
 		}
 	})
 }

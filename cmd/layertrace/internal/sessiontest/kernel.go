@@ -39,6 +39,8 @@ type Kernel struct {
 	Busy int
 	// OnCollect, if set, is called before each Collect.
 	OnCollect func()
+	// OnTrack, if set, is called before each Track; true tells of a stray.
+	OnTrack func(inode uint64) (stray bool)
 
 	mu       sync.Mutex
 	layers   map[event.LayerID]*kernelLayer
@@ -47,6 +49,7 @@ type Kernel struct {
 	activity chan struct{}
 	busy     map[uint64]int
 	lastGen  uint64
+	strays   uint64
 	cgroups  map[uint64]event.LayerID
 	closed   bool
 }
@@ -133,10 +136,20 @@ func (k *Kernel) open(id event.LayerID, inode uint64, mode uint32, generation ui
 	return p
 }
 
+// Strays implements session.Kernel; see OnTrack.
+func (k *Kernel) Strays(event.LayerID) (uint64, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.strays, nil
+}
+
 // Track implements session.Kernel.
 func (k *Kernel) Track(id event.LayerID, _, inode uint64, mode uint32) (event.FileID, bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.OnTrack != nil && k.OnTrack(inode) {
+		k.strays++
+	}
 	if p := k.pages[inode]; p != nil {
 		return p.File, true, nil
 	}
@@ -160,8 +173,8 @@ func (k *Kernel) Settle(_ event.LayerID, _, inode uint64, size, allocated int64)
 	}
 	if !p.settled {
 		p.Size, p.settled = size, true
+		p.Disk += allocated
 	}
-	p.Disk += allocated // twice if it is settled twice, as in the real ledger
 	return size, allocated, false, false, nil
 }
 
