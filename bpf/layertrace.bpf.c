@@ -85,7 +85,8 @@ PROGRAM("fentry/ovl_instantiate", instantiate_entry, struct dentry *dentry, stru
 	if (!file)
 		return 0;
 	announce_process(&process);
-	named_in(parent, &parent_key, FILE_CREATED, file, &key, dentry, &process);
+	/* The dentry of an O_TMPFILE has a name that is none. */
+	named_in(parent, &parent_key, FILE_CREATED, file, &key, nlink ? dentry : NULL, &process);
 	if (nlink)
 		published(file, &key, BPF_CORE_READ(inode, i_size), &process, CAUSE_CREATE);
 	else

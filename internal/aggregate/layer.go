@@ -382,6 +382,10 @@ func (l *layer) file(e *event.FileEvent, p procID) {
 	}
 	switch e.Op {
 	case event.FileCreated:
+		if e.Name == "" {
+			n.flags |= flagUnresolved // there is no name to be missed
+			break
+		}
 		l.tree.addName(id, parent, e.Name)
 		l.acc(id, p).causes |= event.CauseCreate
 	case event.FileCopiedUp:

@@ -49,7 +49,8 @@ type Process struct {
 type FileOp uint8
 
 const (
-	// FileCreated: a new inode joined the layer under Parent/Name.
+	// FileCreated: a new inode joined the layer under Parent/Name; with an empty
+	// Name it has none yet (O_TMPFILE).
 	FileCreated FileOp = iota + 1
 	// FileCopiedUp: overlayfs copied an inode of the image into the layer.
 	FileCopiedUp
@@ -76,7 +77,7 @@ type FileEvent struct {
 	Op      FileOp
 	File    FileID
 	Parent  FileID
-	Name    string // one path component, raw bytes, 1 to 255
+	Name    string // one path component, raw bytes, at most 255
 	Mode    uint32 // st_mode, type bits included; 0 where unknown (FileUnlinked, FileGone)
 	Process ProcessID
 }

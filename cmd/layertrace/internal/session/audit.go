@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,6 +16,9 @@ import (
 // auditRounds bounds how often a file that differs is looked at again while it
 // is being written.
 const auditRounds = 4
+
+// confirmAfter is how long a difference must last to be one.
+const confirmAfter = time.Second
 
 // errTeardown ends an audit of a layer that its runtime is deleting.
 var errTeardown = errors.New("the layer is being deleted")
@@ -62,7 +66,22 @@ func (s *Session) compare(ctx context.Context, w *watched) ([]aggregate.Diff, er
 		return nil, err
 	}
 	defer root.close()
-	return s.verify(ctx, w, root, doubts(found, s.agg.Compare(w.layer, found)))
+	open := doubts(found, s.agg.Compare(w.layer, found))
+	diffs, err := s.verify(ctx, w, root, open)
+	if err != nil || len(diffs) == 0 {
+		return diffs, err
+	}
+	// A write may have been caught halfway: its size is on the disk, the hook at
+	// its end has yet to run. It does not stay there.
+	select {
+	case <-s.cfg.Clock.After(confirmAfter):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if err := s.collectUnlessTorn(w); err != nil {
+		return nil, err
+	}
+	return s.verify(ctx, w, root, open)
 }
 
 // totalsMatch is the short way: the sums alone. It spares both sides a list of

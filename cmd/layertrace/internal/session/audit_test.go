@@ -150,7 +150,7 @@ func TestStopIsAudited(t *testing.T) {
 		w := run(t, nil, c)
 		sessiontest.Write(t, filepath.Join(c.UpperDir, "a"), 1500)
 		w.containers.Send(resolver.Stopped, c)
-		w.sleep(0)
+		w.sleep(confirmAfter)
 		if l := w.lastLayer(); l.UnattributedSize != 500 || l.Size != 1500 {
 			t.Errorf("layer record at the stop: %+v", l)
 		}
@@ -169,7 +169,7 @@ func TestSelfAuditReportsWhatPersists(t *testing.T) {
 		if u := w.unattributed(); len(u) != 0 {
 			t.Fatalf("reported at first sight: %+v", u)
 		}
-		w.sleep(time.Second)
+		w.sleep(suspectAge)
 		u := w.unattributed()
 		if len(u) != 1 || u[0].SizeGrowth != 300 || u[0].File.Path != "/a" {
 			t.Fatalf("unattributed: %+v", u)
@@ -193,7 +193,7 @@ func TestSelfAuditForgivesWhatTheHooksCatchUpWith(t *testing.T) {
 			w.sleep(time.Second)
 		}
 		w.write(c, "a", 9000)
-		w.sleep(3 * time.Second)
+		w.sleep(2 * suspectAge)
 		if u := w.unattributed(); len(u) != 0 {
 			t.Errorf("unattributed: %+v", u)
 		}

@@ -104,6 +104,7 @@ func TestRestartKeepsTheLayer(t *testing.T) {
 		stopped.UpperDir, stopped.UpperDevice, stopped.UpperInode = "", 0, 0
 		stopped.LayerErr = errors.New("not mounted")
 		w.containers.Send(resolver.Stopped, stopped)
+		w.sleep(0) // the stop's audit is over before there is more to see
 		c.CgroupID = 8
 		w.containers.Send(resolver.Started, c)
 		w.write(c, "b", 200)

@@ -1,6 +1,8 @@
 package session
 
 import (
+	"time"
+
 	"github.com/layertrace/layertrace/internal/aggregate"
 	"github.com/layertrace/layertrace/tracer/event"
 )
@@ -12,6 +14,10 @@ const (
 	// suspectsMax bounds the files of a layer that are looked at again in the
 	// next interval.
 	suspectsMax = 256
+	// suspectAge is how long a difference must stay as it is. The kernel changes
+	// a file's size before the hook at the end of the write runs, and a writer
+	// may be preempted in between for as long as a busy machine likes.
+	suspectAge = 10 * time.Second
 )
 
 // touch is a file that was written in the interval.
@@ -24,6 +30,7 @@ type touch struct {
 type suspect struct {
 	events uint64
 	diff   sizes
+	since  time.Time
 }
 
 // noteTouched remembers which files the self-audit will look at.
@@ -38,9 +45,9 @@ func (s *Session) noteTouched(b *event.Batch) {
 
 // selfAudit compares files that were touched in this interval, and those that
 // were in doubt after the last one, with the disk. A difference goes to the
-// books as unattributed only if it was there an interval ago already and the
-// kernel side has booked nothing on the file since: anything younger may be a
-// write that happens to be halfway through. It looks at a bounded number of
+// books as unattributed only once it is suspectAge old and the kernel side has
+// booked nothing on the file since: anything younger may be a write that happens
+// to be halfway through. It looks at a bounded number of
 // files; the audits at a container's stop and at the end of the run look at all.
 func (s *Session) selfAudit() {
 	check := make(map[*watched]map[event.FileID]struct{})
@@ -80,7 +87,11 @@ func (s *Session) selfAuditLayer(w *watched, files map[event.FileID]struct{}) {
 		if !differs {
 			continue
 		}
-		if was, ok := before[f]; !ok || was != now {
+		now.since = s.cfg.Clock.Now()
+		if was, ok := before[f]; ok && was.events == now.events && was.diff == now.diff {
+			now.since = was.since
+		}
+		if s.cfg.Clock.Now().Sub(now.since) < suspectAge {
 			if len(w.suspects) < suspectsMax {
 				w.suspects[f] = now
 			}
