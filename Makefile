@@ -40,7 +40,7 @@ generate: ## compile bpf/ and generate its Go code
 
 .PHONY: generate-check
 generate-check: ## check that the generated code is that of bpf/
-	@.ci/generate-check
+	.ci/generate-check
 
 .PHONY: lint
 lint: ## run the linters
@@ -57,7 +57,7 @@ test: ## run all of the checks and tests, and count
 
 .PHONY: test-unit
 test-unit: test-programs ## run the tests that need no kernel of their own
-	@.ci/need gcc=gcc /usr/include/stdlib.h=libc6-dev
+	@.ci/need gcc=gcc /usr/include/stdlib.h=libc6-dev busybox=busybox-static
 	$(GO) vet ./...
 	$(GO) test -race -json ./... | bin/tally -save bin/results/unit
 

@@ -110,26 +110,26 @@ static __always_inline void covered_after(struct file *file, long bytes)
 	__sync_fetch_and_add(&counter->writes, 1);
 }
 
-PROGRAM("fentry/vfs_write", covered_write_entry, struct file *file)
+ENTRY_PROGRAM("vfs_write", covered_write_entry, struct file *file)
 {
 	covered_before(file);
 	return 0;
 }
 
-PROGRAM("fexit/vfs_write", covered_write_exit, struct file *file, void *buffer, unsigned long count, void *pos,
+EXIT_PROGRAM("vfs_write", covered_write_exit, 19, ALL_CALLS, 4, struct file *file, void *buffer, unsigned long count, void *pos,
 	     long ret)
 {
 	covered_after(file, ret);
 	return 0;
 }
 
-PROGRAM("fentry/vfs_writev", covered_writev_entry, struct file *file)
+ENTRY_PROGRAM("vfs_writev", covered_writev_entry, struct file *file)
 {
 	covered_before(file);
 	return 0;
 }
 
-PROGRAM("fexit/vfs_writev", covered_writev_exit, struct file *file, void *vec, unsigned long count, void *pos,
+EXIT_PROGRAM("vfs_writev", covered_writev_exit, 20, ALL_CALLS, 5, struct file *file, void *vec, unsigned long count, void *pos,
 	     int flags, long ret)
 {
 	covered_after(file, ret);

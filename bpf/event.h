@@ -129,6 +129,7 @@ struct loss_counts {
 	__u64 counter_records;
 	__u64 process_records;
 	__u64 long_paths;
+	__u64 calls; /* whose arguments there was no room for */
 };
 
 struct counter_record {

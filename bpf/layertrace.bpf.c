@@ -21,6 +21,7 @@
 #include "kernel_compat.h"
 #include "event.h"
 #include "maps.h"
+#include "program.h"
 #include "actor.h"
 #include "ledger.h"
 #include "tree.h"
@@ -35,12 +36,12 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
  * a new upper inode, or a further name of one, to an overlay dentry. Its parent
  * directory is locked and nobody else can have found the inode yet.
  */
-PROGRAM("fentry/ovl_instantiate", instantiate_entry, struct dentry *dentry, struct inode *overlay,
+ENTRY_PROGRAM("ovl_instantiate", instantiate_entry, struct dentry *dentry, struct inode *overlay,
 	     struct dentry *upper, bool hardlink)
 {
 	struct file_key key = {}, parent_key = {};
 	struct file_entry *file, *parent, fresh;
-	struct inode *inode = upper->d_inode;
+	struct inode *inode = BPF_CORE_READ(upper, d_inode);
 	struct process_id process;
 	__u32 nlink;
 	__s64 moved;
@@ -101,7 +102,7 @@ PROGRAM("fentry/ovl_instantiate", instantiate_entry, struct dentry *dentry, stru
  * work directory. The quota hooks meet it there first and open a pending page,
  * which ovl_inode_update publishes just before others can reach the inode.
  */
-PROGRAM("fentry/ovl_copy_up_one", copy_up_entry, struct dentry *parent, struct dentry *dentry, int flags)
+ENTRY_PROGRAM("ovl_copy_up_one", copy_up_entry, struct dentry *parent, struct dentry *dentry, int flags)
 {
 	struct file_key key = {};
 	__u64 thread, subject = (__u64)dentry;
@@ -115,7 +116,7 @@ PROGRAM("fentry/ovl_copy_up_one", copy_up_entry, struct dentry *parent, struct d
 	return 0;
 }
 
-PROGRAM("fexit/ovl_copy_up_one", copy_up_exit, struct dentry *parent, struct dentry *dentry, int flags, int ret)
+EXIT_PROGRAM("ovl_copy_up_one", copy_up_exit, 1, ALL_CALLS, 3, struct dentry *parent, struct dentry *dentry, int flags, int ret)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 
@@ -124,11 +125,11 @@ PROGRAM("fexit/ovl_copy_up_one", copy_up_exit, struct dentry *parent, struct den
 	return 0;
 }
 
-PROGRAM("fentry/ovl_inode_update", copied_up_entry, struct inode *overlay, struct dentry *upper)
+ENTRY_PROGRAM("ovl_inode_update", copied_up_entry, struct inode *overlay, struct dentry *upper)
 {
 	__u64 thread = bpf_get_current_pid_tgid(), *subject;
 	struct file_key key = {}, parent_key = {};
-	struct inode *inode = upper->d_inode;
+	struct inode *inode = BPF_CORE_READ(upper, d_inode);
 	struct file_entry *file, *parent, fresh;
 	struct process_id process;
 	struct dentry *dentry;
@@ -198,7 +199,7 @@ static __always_inline void stray(struct dentry *dentry)
  * The VFS moves the dentries only after it has returned: `new` still tells the
  * file's new place.
  */
-PROGRAM("fexit/ovl_rename", rename_exit, void *idmap, struct inode *olddir, struct dentry *old,
+EXIT_PROGRAM("ovl_rename", rename_exit, 2, ALL_CALLS, 6, void *idmap, struct inode *olddir, struct dentry *old,
 	     struct inode *newdir, struct dentry *new, unsigned int flags, int ret)
 {
 	struct change change = { .causes = CAUSE_RENAME };
@@ -208,7 +209,7 @@ PROGRAM("fexit/ovl_rename", rename_exit, void *idmap, struct inode *olddir, stru
 
 	if (ret)
 		return 0;
-	file = find(upper_inode(old->d_inode), &key);
+	file = find(upper_inode(BPF_CORE_READ(old, d_inode)), &key);
 	if (!file) {
 		stray(new);
 		return 0;
@@ -224,7 +225,7 @@ PROGRAM("fexit/ovl_rename", rename_exit, void *idmap, struct inode *olddir, stru
 	book(file, &key, &process, &change);
 	if (!(flags & RENAME_EXCHANGE))
 		return 0;
-	file = find(upper_inode(new->d_inode), &key);
+	file = find(upper_inode(BPF_CORE_READ(new, d_inode)), &key);
 	if (!file)
 		return 0;
 	named(FILE_RENAMED, file, &key, old, &process);
@@ -237,7 +238,7 @@ PROGRAM("fexit/ovl_rename", rename_exit, void *idmap, struct inode *olddir, stru
  * of that name, so that a whiteout is left, shows in ovl_cleanup_and_whiteout
  * being called on the way.
  */
-PROGRAM("fentry/ovl_do_remove", remove_entry, struct dentry *dentry)
+ENTRY_PROGRAM("ovl_do_remove", remove_entry, struct dentry *dentry)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 	struct file_key key = {};
@@ -249,7 +250,7 @@ PROGRAM("fentry/ovl_do_remove", remove_entry, struct dentry *dentry)
 	return 0;
 }
 
-PROGRAM("fentry/ovl_cleanup_and_whiteout", whiteout_entry)
+ENTRY_PROGRAM("ovl_cleanup_and_whiteout", whiteout_entry)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 	__u8 *whiteout = bpf_map_lookup_elem(&removals, &thread);
@@ -259,7 +260,7 @@ PROGRAM("fentry/ovl_cleanup_and_whiteout", whiteout_entry)
 	return 0;
 }
 
-PROGRAM("fexit/ovl_do_remove", remove_exit, struct dentry *dentry, bool is_dir, int ret)
+EXIT_PROGRAM("ovl_do_remove", remove_exit, 3, ALL_CALLS, 2, struct dentry *dentry, int is_dir, int ret)
 {
 	struct change change = { .causes = CAUSE_DELETE };
 	__u64 thread = bpf_get_current_pid_tgid();
@@ -281,7 +282,7 @@ PROGRAM("fexit/ovl_do_remove", remove_exit, struct dentry *dentry, bool is_dir, 
 	if (!parent)
 		return 0;
 	current_process(&process);
-	file = find(upper_inode(dentry->d_inode), &key);
+	file = find(upper_inode(BPF_CORE_READ(dentry, d_inode)), &key);
 	if (file && file->state == STATE_LIVE) {
 		/* It has other names; without any, unlinked has seen to it. */
 		book(file, &key, &process, &change);
@@ -308,11 +309,11 @@ static __always_inline void unlinked(struct inode *inode)
 	struct change change = { .causes = CAUSE_DELETE };
 	struct process_id process;
 	struct file_key key;
-	struct file_entry *file = find_typed(inode, &key);
+	struct file_entry *file = find(inode, &key);
 	struct layer *layer;
 	__s64 moved;
 
-	if (!file || inode->i_nlink || file->state != STATE_LIVE)
+	if (!file || BPF_CORE_READ(inode, i_nlink) || file->state != STATE_LIVE)
 		return;
 	layer = layer_of(file->layer);
 	/*
@@ -334,13 +335,13 @@ static __always_inline void unlinked(struct inode *inode)
 }
 
 /* Every file system's unlink, rename and rmdir end in one of these two. */
-PROGRAM("fexit/drop_nlink", drop_nlink_exit, struct inode *inode)
+EXIT_PROGRAM("drop_nlink", drop_nlink_exit, 4, OF_INODE(0), NO_RESULT, struct inode *inode)
 {
 	unlinked(inode);
 	return 0;
 }
 
-PROGRAM("fexit/clear_nlink", clear_nlink_exit, struct inode *inode)
+EXIT_PROGRAM("clear_nlink", clear_nlink_exit, 5, OF_INODE(0), NO_RESULT, struct inode *inode)
 {
 	unlinked(inode);
 	return 0;
@@ -350,15 +351,15 @@ PROGRAM("fexit/clear_nlink", clear_nlink_exit, struct inode *inode)
  * evict frees an unlinked inode's blocks and then its number. The page goes
  * first, so that an inode that gets the number next never meets it.
  */
-PROGRAM("fentry/evict", evict_entry, struct inode *inode)
+ENTRY_PROGRAM("evict", evict_entry, struct inode *inode)
 {
 	struct file_event event = {};
 	struct file_key key;
 	struct file_entry *file;
 
-	if (inode->i_nlink)
+	if (BPF_CORE_READ(inode, i_nlink))
 		return 0;
-	file = find_typed(inode, &key);
+	file = find(inode, &key);
 	if (!file)
 		return 0;
 	event.op = FILE_GONE;
@@ -380,44 +381,46 @@ static __always_inline void written(struct inode *inode, __s64 bytes, __u32 caus
 {
 	struct change change = { .causes = cause };
 	struct file_key key;
-	struct file_entry *file = find_typed(inode, &key);
+	struct file_entry *file = find(inode, &key);
+	__s64 size;
 
 	if (!file)
 		return;
+	size = BPF_CORE_READ(inode, i_size);
 	if (bytes > 0) {
 		change.written = bytes;
 		change.writes = 1;
-	} else if (bytes != -EIOCBQUEUED && file->size == inode->i_size) {
+	} else if (bytes != -EIOCBQUEUED && file->size == size) {
 		return;
 	}
-	size_changed(file, &key, inode->i_size, &change);
+	size_changed(file, &key, size, &change);
 }
 
 /* Writes of overlayfs to the real file, since 6.8 (upstream 5f034d34737e). */
-PROGRAM("fexit/backing_file_write_iter", backing_write_exit, struct file *file, void *iter, struct kiocb *iocb, int flags,
+EXIT_PROGRAM("backing_file_write_iter", backing_write_exit, 6, OF_FILE(0), 5, struct file *file, void *iter, struct kiocb *iocb, int flags,
 	     void *context, long ret)
 {
-	written(file->f_inode, ret, CAUSE_WRITE);
+	written(BPF_CORE_READ(file, f_inode), ret, CAUSE_WRITE);
 	return 0;
 }
 
-PROGRAM("fexit/backing_file_splice_write", backing_splice_exit, void *pipe, struct file *file, void *pos, unsigned long len,
+EXIT_PROGRAM("backing_file_splice_write", backing_splice_exit, 7, OF_FILE(1), 6, void *pipe, struct file *file, void *pos, unsigned long len,
 	     unsigned int flags, void *context, long ret)
 {
-	written(file->f_inode, ret, CAUSE_WRITE);
+	written(BPF_CORE_READ(file, f_inode), ret, CAUSE_WRITE);
 	return 0;
 }
 
 /* And before 6.8. splice and sendfile end in vfs_iter_write there. */
-PROGRAM("fexit/vfs_iter_write", iter_write_exit, struct file *file, void *iter, void *pos, int flags, long ret)
+EXIT_PROGRAM("vfs_iter_write", iter_write_exit, 8, OF_FILE(0), 4, struct file *file, void *iter, void *pos, int flags, long ret)
 {
-	written(file->f_inode, ret, CAUSE_WRITE);
+	written(BPF_CORE_READ(file, f_inode), ret, CAUSE_WRITE);
 	return 0;
 }
 
-PROGRAM("fexit/vfs_iocb_iter_write", iocb_write_exit, struct file *file, struct kiocb *iocb, void *iter, long ret)
+EXIT_PROGRAM("vfs_iocb_iter_write", iocb_write_exit, 9, OF_FILE(0), 3, struct file *file, struct kiocb *iocb, void *iter, long ret)
 {
-	written(file->f_inode, ret, CAUSE_WRITE);
+	written(BPF_CORE_READ(file, f_inode), ret, CAUSE_WRITE);
 	return 0;
 }
 
@@ -428,13 +431,13 @@ PROGRAM("fexit/vfs_iocb_iter_write", iocb_write_exit, struct file *file, struct 
 static __always_inline void completed(struct kiocb *iocb, long bytes)
 {
 	struct change change = { .causes = CAUSE_WRITE };
-	struct inode *inode = iocb->ki_filp->f_inode;
+	struct inode *inode = BPF_CORE_READ(iocb, ki_filp, f_inode);
 	struct file_key key;
 	struct file_entry *file;
 
-	if (bytes <= 0 || !(iocb->ki_flags & IOCB_WRITE))
+	if (bytes <= 0 || !(BPF_CORE_READ(iocb, ki_flags) & IOCB_WRITE))
 		return;
-	file = find_typed(inode, &key);
+	file = find(inode, &key);
 	if (!file)
 		return;
 	struct process_id process = file->writer;
@@ -443,26 +446,27 @@ static __always_inline void completed(struct kiocb *iocb, long bytes)
 	book(file, &key, &process, &change);
 }
 
-PROGRAM("fentry/backing_aio_rw_complete", backing_aio_entry, struct kiocb *iocb, long res)
+ENTRY_PROGRAM("backing_aio_rw_complete", backing_aio_entry, struct kiocb *iocb, long res)
 {
 	completed(iocb, res);
 	return 0;
 }
 
-PROGRAM("fentry/ovl_aio_rw_complete", ovl_aio_entry, struct kiocb *iocb, long res)
+ENTRY_PROGRAM("ovl_aio_rw_complete", ovl_aio_entry, struct kiocb *iocb, long res)
 {
 	completed(iocb, res);
 	return 0;
 }
 
-PROGRAM("fexit/vfs_fallocate", fallocate_exit, struct file *file, int mode, __s64 offset, __s64 len, long ret)
+EXIT_PROGRAM("vfs_fallocate", fallocate_exit, 10, OF_FILE(0), 4, struct file *file, int mode, __s64 offset, __s64 len, long ret)
 {
 	struct change change = { .causes = CAUSE_ALLOCATE };
 	struct file_key key;
-	struct file_entry *entry = find_typed(file->f_inode, &key);
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	struct file_entry *entry = find(inode, &key);
 
 	if (entry && !ret)
-		size_changed(entry, &key, file->f_inode->i_size, &change);
+		size_changed(entry, &key, BPF_CORE_READ(inode, i_size), &change);
 	return 0;
 }
 
@@ -473,35 +477,37 @@ PROGRAM("fexit/vfs_fallocate", fallocate_exit, struct file *file, int mode, __s6
  */
 const volatile bool count_copies = true;
 
-PROGRAM("fexit/vfs_copy_file_range", copy_range_exit, struct file *in, __s64 pos_in, struct file *out, __s64 pos_out,
+EXIT_PROGRAM("vfs_copy_file_range", copy_range_exit, 11, OF_FILE(2), 6, struct file *in, __s64 pos_in, struct file *out, __s64 pos_out,
 	     unsigned long len, unsigned int flags, long ret)
 {
-	written(out->f_inode, count_copies ? ret : 0, CAUSE_WRITE);
+	written(BPF_CORE_READ(out, f_inode), count_copies ? ret : 0, CAUSE_WRITE);
 	return 0;
 }
 
-PROGRAM("fexit/vfs_clone_file_range", clone_range_exit, struct file *in, __s64 pos_in, struct file *out, __s64 pos_out,
+EXIT_PROGRAM("vfs_clone_file_range", clone_range_exit, 12, OF_FILE(2), 6, struct file *in, __s64 pos_in, struct file *out, __s64 pos_out,
 	     __s64 len, unsigned int flags, __s64 ret)
 {
-	written(out->f_inode, ret, CAUSE_CLONE);
+	written(BPF_CORE_READ(out, f_inode), ret, CAUSE_CLONE);
 	return 0;
 }
 
 /* notify_change(idmap or user namespace since 5.12, dentry, attributes, …) */
-PROGRAM("fexit/notify_change", notify_change_exit, void *idmap, struct dentry *dentry, struct iattr *attr)
+EXIT_PROGRAM("notify_change", notify_change_exit, 13, OF_DENTRY(1), NO_RESULT, void *idmap, struct dentry *dentry, struct iattr *attr)
 {
 	struct change change = {};
-	struct inode *inode = dentry->d_inode;
+	struct inode *inode = BPF_CORE_READ(dentry, d_inode);
 	struct file_key key;
-	struct file_entry *file = find_typed(inode, &key);
+	struct file_entry *file = find(inode, &key);
+	__s64 size;
 
 	if (!file || file->state == STATE_PENDING)
 		return 0;
-	if (attr->ia_valid & ATTR_SIZE)
+	size = BPF_CORE_READ(inode, i_size);
+	if (BPF_CORE_READ(attr, ia_valid) & ATTR_SIZE)
 		change.causes = CAUSE_TRUNCATE;
-	else if (file->size == inode->i_size || (file->mode & S_IFMT) == S_IFDIR)
+	else if (file->size == size || (file->mode & S_IFMT) == S_IFDIR)
 		return 0;
-	size_changed(file, &key, inode->i_size, &change);
+	size_changed(file, &key, size, &change);
 	return 0;
 }
 
@@ -513,7 +519,7 @@ static __always_inline void attributes_changed(struct dentry *dentry)
 {
 	struct change change = { .causes = CAUSE_METADATA };
 	struct file_key key;
-	struct file_entry *file = find_typed(dentry->d_inode, &key);
+	struct file_entry *file = find(BPF_CORE_READ(dentry, d_inode), &key);
 	struct process_id process;
 
 	if (!file || file->state == STATE_PENDING)
@@ -522,34 +528,34 @@ static __always_inline void attributes_changed(struct dentry *dentry)
 	book(file, &key, &process, &change);
 }
 
-PROGRAM("fexit/vfs_setxattr", setxattr_exit, void *idmap, struct dentry *dentry)
+EXIT_PROGRAM("vfs_setxattr", setxattr_exit, 14, OF_DENTRY(1), NO_RESULT, void *idmap, struct dentry *dentry)
 {
 	attributes_changed(dentry);
 	return 0;
 }
 
-PROGRAM("fexit/vfs_removexattr", removexattr_exit, void *idmap, struct dentry *dentry)
+EXIT_PROGRAM("vfs_removexattr", removexattr_exit, 15, OF_DENTRY(1), NO_RESULT, void *idmap, struct dentry *dentry)
 {
 	attributes_changed(dentry);
 	return 0;
 }
 
 /* Where ACLs have an entry point of their own (seen from 6.5 on). */
-PROGRAM("fexit/vfs_set_acl", set_acl_exit, void *idmap, struct dentry *dentry)
+EXIT_PROGRAM("vfs_set_acl", set_acl_exit, 16, OF_DENTRY(1), NO_RESULT, void *idmap, struct dentry *dentry)
 {
 	attributes_changed(dentry);
 	return 0;
 }
 
 /* A first store to a page of a shared mapping: tells why disk is allocated. */
-PROGRAM("fentry/do_page_mkwrite", page_mkwrite_entry, struct vm_fault *fault)
+ENTRY_PROGRAM("do_page_mkwrite", page_mkwrite_entry, struct vm_fault *fault)
 {
 	struct change change = { .causes = CAUSE_MMAP };
 	struct process_id process;
 	struct file_key key;
 	struct file_entry *file;
 
-	file = find_typed(fault->vma->vm_file->f_inode, &key);
+	file = find(BPF_CORE_READ(fault, vma, vm_file, f_inode), &key);
 	if (!file || file->state == STATE_PENDING)
 		return 0;
 	if (actor(&process, file))
@@ -564,7 +570,7 @@ PROGRAM("fentry/do_page_mkwrite", page_mkwrite_entry, struct vm_fault *fault)
 static __always_inline void quota_changed(struct inode *inode, __s64 bytes)
 {
 	struct file_key key;
-	struct file_entry *file = find_typed(inode, &key), fresh;
+	struct file_entry *file = find(inode, &key), fresh;
 	__u64 thread;
 
 	if (file) {
@@ -581,14 +587,14 @@ static __always_inline void quota_changed(struct inode *inode, __s64 bytes)
 	bpf_map_update_elem(&files, &key, &fresh, BPF_NOEXIST);
 }
 
-PROGRAM("fexit/__dquot_alloc_space", quota_alloc_exit, struct inode *inode, __s64 bytes, int flags, int ret)
+EXIT_PROGRAM("__dquot_alloc_space", quota_alloc_exit, 17, OF_INODE(0), 3, struct inode *inode, __s64 bytes, int flags, int ret)
 {
 	if (!ret)
 		quota_changed(inode, bytes);
 	return 0;
 }
 
-PROGRAM("fentry/__dquot_free_space", quota_free_entry, struct inode *inode, __s64 bytes, int flags)
+ENTRY_PROGRAM("__dquot_free_space", quota_free_entry, struct inode *inode, __s64 bytes, int flags)
 {
 	quota_changed(inode, -bytes);
 	return 0;
@@ -616,13 +622,13 @@ static __always_inline void mounted(struct super_block *sb, __s32 by)
 		__sync_fetch_and_add(&layer->mounts, by);
 }
 
-PROGRAM("fexit/ovl_fill_super", mount_exit, struct super_block *sb)
+EXIT_PROGRAM("ovl_fill_super", mount_exit, 18, ALL_CALLS, NO_RESULT, struct super_block *sb)
 {
 	mounted(sb, 1);
 	return 0;
 }
 
-PROGRAM("fentry/generic_shutdown_super", unmount_entry, struct super_block *sb)
+ENTRY_PROGRAM("generic_shutdown_super", unmount_entry, struct super_block *sb)
 {
 	mounted(sb, -1);
 	return 0;

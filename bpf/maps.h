@@ -116,21 +116,7 @@ static __always_inline bool device_watched(__u32 device)
 	return watched == device || watched == ANY_DEVICE;
 }
 
-/*
- * find looks an inode up in the ledger. It comes in two shapes: for pointers
- * that the verifier knows as kernel objects (arguments of fentry programs and
- * what they point to), whose fields are loaded directly, and for all others.
- */
-static __always_inline struct file_entry *find_typed(struct inode *inode, struct file_key *key)
-{
-	key->device = inode->i_sb->s_dev;
-	if (!device_watched(key->device))
-		return NULL;
-	key->inode = inode->i_ino;
-	key->pad = 0;
-	return bpf_map_lookup_elem(&files, key);
-}
-
+/* find looks an inode up in the ledger. */
 static __always_inline struct file_entry *find(struct inode *inode, struct file_key *key)
 {
 	if (!inode)

@@ -45,9 +45,11 @@ func PlannedHooks(covered bool) ([]Hook, error) {
 		return nil, err
 	}
 	chosen, _, err := plan(functions, covered)
-	hooks := make([]Hook, 0, len(chosen))
-	for _, hook := range chosen {
-		hooks = append(hooks, Hook{Name: hook.program, Kind: hook.kind, Target: hook.target})
+	use, _ := probes(MethodAuto)
+	wanted := attachments(chosen, use)
+	hooks := make([]Hook, 0, len(wanted))
+	for _, a := range wanted {
+		hooks = append(hooks, Hook{Name: a.program, Kind: a.kind, Target: a.target})
 	}
 	return hooks, err
 }

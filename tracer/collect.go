@@ -341,7 +341,7 @@ func (t *Tracer) readLosses(batch *event.Batch) (unread bool) {
 	if n := now.LongPaths - before.LongPaths; n > 0 {
 		batch.Losses = append(batch.Losses, event.Loss{Reason: event.LossPathTooLong, Events: n})
 	}
-	if n := t.recursions(); n > t.collected.recursions {
+	if n := t.recursions() + now.Calls; n > t.collected.recursions {
 		batch.Losses = append(batch.Losses, event.Loss{Reason: event.LossRecursion, Events: n - t.collected.recursions})
 		t.collected.recursions = n
 	}

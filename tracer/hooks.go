@@ -10,7 +10,7 @@ import (
 // Hook is one kernel function that is traced.
 type Hook struct {
 	Name   string // the program
-	Kind   string // fentry or fexit
+	Kind   string // fentry, fexit, kprobe or kretprobe
 	Target string // the kernel function
 }
 
@@ -28,9 +28,32 @@ type hookSpec struct {
 }
 
 const (
-	fentry = "fentry"
-	fexit  = "fexit"
+	fentry    = "fentry"
+	fexit     = "fexit"
+	kprobe    = "kprobe"
+	kretprobe = "kretprobe"
 )
+
+// attachment is a program on a function: what becomes of a hookSpec once it is
+// decided how to attach.
+type attachment struct{ program, kind, target string }
+
+// attachments spells hooks out for trampolines or for probes, see bpf/program.h.
+func attachments(hooks []hookSpec, probes bool) []attachment {
+	var list []attachment
+	for _, hook := range hooks {
+		switch {
+		case !probes:
+			list = append(list, attachment{hook.program, hook.kind, hook.target})
+		case hook.kind == fentry:
+			list = append(list, attachment{hook.program + "_kprobe", kprobe, hook.target})
+		default:
+			list = append(list, attachment{hook.program + "_kprobe", kprobe, hook.target},
+				attachment{hook.program + "_kretprobe", kretprobe, hook.target})
+		}
+	}
+	return list
+}
 
 // hookSpecs is every hook there is. Which of them a run uses is decided by what
 // the kernel's BTF shows, never by its version: distributions backport.

@@ -13,6 +13,17 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type ledgerCall struct {
+	_         structs.HostLayout
+	Arguments [6]uint64
+}
+
+type ledgerCallKey struct {
+	_      structs.HostLayout
+	Thread uint64
+	Hook   uint64
+}
+
 type ledgerCounter struct {
 	_        structs.HostLayout
 	Size     int64
@@ -141,6 +152,7 @@ type ledgerLossCounts struct {
 	CounterRecords uint64
 	ProcessRecords uint64
 	LongPaths      uint64
+	Calls          uint64
 }
 
 type ledgerProcessId struct {
@@ -182,68 +194,122 @@ type ledgerTrackArgs struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ledgerMapCgroups              = "cgroups"
-	ledgerMapCopyUps              = "copy_ups"
-	ledgerMapCounters             = "counters"
-	ledgerMapCountersA            = "counters_a"
-	ledgerMapCountersB            = "counters_b"
-	ledgerMapCoveredSizes         = "covered_sizes"
-	ledgerMapEvents               = "events"
-	ledgerMapExecutables          = "executables"
-	ledgerMapFiles                = "files"
-	ledgerMapLayers               = "layers"
-	ledgerMapLosses               = "losses"
-	ledgerMapPathSteps            = "path_steps"
-	ledgerMapProcesses            = "processes"
-	ledgerMapRemovals             = "removals"
-	ledgerProgBackingAioEntry     = "backing_aio_entry"
-	ledgerProgBackingSpliceExit   = "backing_splice_exit"
-	ledgerProgBackingWriteExit    = "backing_write_exit"
-	ledgerProgClearNlinkExit      = "clear_nlink_exit"
-	ledgerProgCloneRangeExit      = "clone_range_exit"
-	ledgerProgCopiedUpEntry       = "copied_up_entry"
-	ledgerProgCopyRangeExit       = "copy_range_exit"
-	ledgerProgCopyUpEntry         = "copy_up_entry"
-	ledgerProgCopyUpExit          = "copy_up_exit"
-	ledgerProgCoveredWriteEntry   = "covered_write_entry"
-	ledgerProgCoveredWriteExit    = "covered_write_exit"
-	ledgerProgCoveredWritevEntry  = "covered_writev_entry"
-	ledgerProgCoveredWritevExit   = "covered_writev_exit"
-	ledgerProgDropNlinkExit       = "drop_nlink_exit"
-	ledgerProgEvictEntry          = "evict_entry"
-	ledgerProgFallocateExit       = "fallocate_exit"
-	ledgerProgInstantiateEntry    = "instantiate_entry"
-	ledgerProgIocbWriteExit       = "iocb_write_exit"
-	ledgerProgIterWriteExit       = "iter_write_exit"
-	ledgerProgMountExit           = "mount_exit"
-	ledgerProgNotifyChangeExit    = "notify_change_exit"
-	ledgerProgOvlAioEntry         = "ovl_aio_entry"
-	ledgerProgPageMkwriteEntry    = "page_mkwrite_entry"
-	ledgerProgQuotaAllocExit      = "quota_alloc_exit"
-	ledgerProgQuotaFreeEntry      = "quota_free_entry"
-	ledgerProgRemoveEntry         = "remove_entry"
-	ledgerProgRemoveExit          = "remove_exit"
-	ledgerProgRemovexattrExit     = "removexattr_exit"
-	ledgerProgRenameExit          = "rename_exit"
-	ledgerProgSetAclExit          = "set_acl_exit"
-	ledgerProgSettle              = "settle"
-	ledgerProgSetxattrExit        = "setxattr_exit"
-	ledgerProgTrack               = "track"
-	ledgerProgUnmountEntry        = "unmount_entry"
-	ledgerProgWhiteoutEntry       = "whiteout_entry"
-	ledgerVarArmed                = "armed"
-	ledgerVarCopyingUp            = "copying_up"
-	ledgerVarCountCopies          = "count_copies"
-	ledgerVarCounterRecordType    = "counter_record_type"
-	ledgerVarCoveredRecordType    = "covered_record_type"
-	ledgerVarEmptyCounter         = "empty_counter"
-	ledgerVarExecutableRecordType = "executable_record_type"
-	ledgerVarFileRecordShortType  = "file_record_short_type"
-	ledgerVarFileRecordType       = "file_record_type"
-	ledgerVarProcessRecordType    = "process_record_type"
-	ledgerVarSettleArgsType       = "settle_args_type"
-	ledgerVarTrackArgsType        = "track_args_type"
-	ledgerVarWatchedDevice        = "watched_device"
+	ledgerMapCalls                       = "calls"
+	ledgerMapCgroups                     = "cgroups"
+	ledgerMapCopyUps                     = "copy_ups"
+	ledgerMapCounters                    = "counters"
+	ledgerMapCountersA                   = "counters_a"
+	ledgerMapCountersB                   = "counters_b"
+	ledgerMapCoveredSizes                = "covered_sizes"
+	ledgerMapEvents                      = "events"
+	ledgerMapExecutables                 = "executables"
+	ledgerMapFiles                       = "files"
+	ledgerMapLayers                      = "layers"
+	ledgerMapLosses                      = "losses"
+	ledgerMapPathSteps                   = "path_steps"
+	ledgerMapProcesses                   = "processes"
+	ledgerMapRemovals                    = "removals"
+	ledgerProgBackingAioEntry            = "backing_aio_entry"
+	ledgerProgBackingAioEntryKprobe      = "backing_aio_entry_kprobe"
+	ledgerProgBackingSpliceExit          = "backing_splice_exit"
+	ledgerProgBackingSpliceExitKprobe    = "backing_splice_exit_kprobe"
+	ledgerProgBackingSpliceExitKretprobe = "backing_splice_exit_kretprobe"
+	ledgerProgBackingWriteExit           = "backing_write_exit"
+	ledgerProgBackingWriteExitKprobe     = "backing_write_exit_kprobe"
+	ledgerProgBackingWriteExitKretprobe  = "backing_write_exit_kretprobe"
+	ledgerProgClearNlinkExit             = "clear_nlink_exit"
+	ledgerProgClearNlinkExitKprobe       = "clear_nlink_exit_kprobe"
+	ledgerProgClearNlinkExitKretprobe    = "clear_nlink_exit_kretprobe"
+	ledgerProgCloneRangeExit             = "clone_range_exit"
+	ledgerProgCloneRangeExitKprobe       = "clone_range_exit_kprobe"
+	ledgerProgCloneRangeExitKretprobe    = "clone_range_exit_kretprobe"
+	ledgerProgCopiedUpEntry              = "copied_up_entry"
+	ledgerProgCopiedUpEntryKprobe        = "copied_up_entry_kprobe"
+	ledgerProgCopyRangeExit              = "copy_range_exit"
+	ledgerProgCopyRangeExitKprobe        = "copy_range_exit_kprobe"
+	ledgerProgCopyRangeExitKretprobe     = "copy_range_exit_kretprobe"
+	ledgerProgCopyUpEntry                = "copy_up_entry"
+	ledgerProgCopyUpEntryKprobe          = "copy_up_entry_kprobe"
+	ledgerProgCopyUpExit                 = "copy_up_exit"
+	ledgerProgCopyUpExitKprobe           = "copy_up_exit_kprobe"
+	ledgerProgCopyUpExitKretprobe        = "copy_up_exit_kretprobe"
+	ledgerProgCoveredWriteEntry          = "covered_write_entry"
+	ledgerProgCoveredWriteEntryKprobe    = "covered_write_entry_kprobe"
+	ledgerProgCoveredWriteExit           = "covered_write_exit"
+	ledgerProgCoveredWriteExitKprobe     = "covered_write_exit_kprobe"
+	ledgerProgCoveredWriteExitKretprobe  = "covered_write_exit_kretprobe"
+	ledgerProgCoveredWritevEntry         = "covered_writev_entry"
+	ledgerProgCoveredWritevEntryKprobe   = "covered_writev_entry_kprobe"
+	ledgerProgCoveredWritevExit          = "covered_writev_exit"
+	ledgerProgCoveredWritevExitKprobe    = "covered_writev_exit_kprobe"
+	ledgerProgCoveredWritevExitKretprobe = "covered_writev_exit_kretprobe"
+	ledgerProgDropNlinkExit              = "drop_nlink_exit"
+	ledgerProgDropNlinkExitKprobe        = "drop_nlink_exit_kprobe"
+	ledgerProgDropNlinkExitKretprobe     = "drop_nlink_exit_kretprobe"
+	ledgerProgEvictEntry                 = "evict_entry"
+	ledgerProgEvictEntryKprobe           = "evict_entry_kprobe"
+	ledgerProgFallocateExit              = "fallocate_exit"
+	ledgerProgFallocateExitKprobe        = "fallocate_exit_kprobe"
+	ledgerProgFallocateExitKretprobe     = "fallocate_exit_kretprobe"
+	ledgerProgInstantiateEntry           = "instantiate_entry"
+	ledgerProgInstantiateEntryKprobe     = "instantiate_entry_kprobe"
+	ledgerProgIocbWriteExit              = "iocb_write_exit"
+	ledgerProgIocbWriteExitKprobe        = "iocb_write_exit_kprobe"
+	ledgerProgIocbWriteExitKretprobe     = "iocb_write_exit_kretprobe"
+	ledgerProgIterWriteExit              = "iter_write_exit"
+	ledgerProgIterWriteExitKprobe        = "iter_write_exit_kprobe"
+	ledgerProgIterWriteExitKretprobe     = "iter_write_exit_kretprobe"
+	ledgerProgMountExit                  = "mount_exit"
+	ledgerProgMountExitKprobe            = "mount_exit_kprobe"
+	ledgerProgMountExitKretprobe         = "mount_exit_kretprobe"
+	ledgerProgNotifyChangeExit           = "notify_change_exit"
+	ledgerProgNotifyChangeExitKprobe     = "notify_change_exit_kprobe"
+	ledgerProgNotifyChangeExitKretprobe  = "notify_change_exit_kretprobe"
+	ledgerProgOvlAioEntry                = "ovl_aio_entry"
+	ledgerProgOvlAioEntryKprobe          = "ovl_aio_entry_kprobe"
+	ledgerProgPageMkwriteEntry           = "page_mkwrite_entry"
+	ledgerProgPageMkwriteEntryKprobe     = "page_mkwrite_entry_kprobe"
+	ledgerProgQuotaAllocExit             = "quota_alloc_exit"
+	ledgerProgQuotaAllocExitKprobe       = "quota_alloc_exit_kprobe"
+	ledgerProgQuotaAllocExitKretprobe    = "quota_alloc_exit_kretprobe"
+	ledgerProgQuotaFreeEntry             = "quota_free_entry"
+	ledgerProgQuotaFreeEntryKprobe       = "quota_free_entry_kprobe"
+	ledgerProgRemoveEntry                = "remove_entry"
+	ledgerProgRemoveEntryKprobe          = "remove_entry_kprobe"
+	ledgerProgRemoveExit                 = "remove_exit"
+	ledgerProgRemoveExitKprobe           = "remove_exit_kprobe"
+	ledgerProgRemoveExitKretprobe        = "remove_exit_kretprobe"
+	ledgerProgRemovexattrExit            = "removexattr_exit"
+	ledgerProgRemovexattrExitKprobe      = "removexattr_exit_kprobe"
+	ledgerProgRemovexattrExitKretprobe   = "removexattr_exit_kretprobe"
+	ledgerProgRenameExit                 = "rename_exit"
+	ledgerProgRenameExitKprobe           = "rename_exit_kprobe"
+	ledgerProgRenameExitKretprobe        = "rename_exit_kretprobe"
+	ledgerProgSetAclExit                 = "set_acl_exit"
+	ledgerProgSetAclExitKprobe           = "set_acl_exit_kprobe"
+	ledgerProgSetAclExitKretprobe        = "set_acl_exit_kretprobe"
+	ledgerProgSettle                     = "settle"
+	ledgerProgSetxattrExit               = "setxattr_exit"
+	ledgerProgSetxattrExitKprobe         = "setxattr_exit_kprobe"
+	ledgerProgSetxattrExitKretprobe      = "setxattr_exit_kretprobe"
+	ledgerProgTrack                      = "track"
+	ledgerProgUnmountEntry               = "unmount_entry"
+	ledgerProgUnmountEntryKprobe         = "unmount_entry_kprobe"
+	ledgerProgWhiteoutEntry              = "whiteout_entry"
+	ledgerProgWhiteoutEntryKprobe        = "whiteout_entry_kprobe"
+	ledgerVarArmed                       = "armed"
+	ledgerVarCopyingUp                   = "copying_up"
+	ledgerVarCountCopies                 = "count_copies"
+	ledgerVarCounterRecordType           = "counter_record_type"
+	ledgerVarCoveredRecordType           = "covered_record_type"
+	ledgerVarEmptyCounter                = "empty_counter"
+	ledgerVarExecutableRecordType        = "executable_record_type"
+	ledgerVarFileRecordShortType         = "file_record_short_type"
+	ledgerVarFileRecordType              = "file_record_type"
+	ledgerVarProcessRecordType           = "process_record_type"
+	ledgerVarSettleArgsType              = "settle_args_type"
+	ledgerVarTrackArgsType               = "track_args_type"
+	ledgerVarWatchedDevice               = "watched_device"
 )
 
 // loadLedger returns the embedded CollectionSpec for ledger.
@@ -288,47 +354,101 @@ type ledgerSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ledgerProgramSpecs struct {
-	BackingAioEntry    *ebpf.ProgramSpec `ebpf:"backing_aio_entry"`
-	BackingSpliceExit  *ebpf.ProgramSpec `ebpf:"backing_splice_exit"`
-	BackingWriteExit   *ebpf.ProgramSpec `ebpf:"backing_write_exit"`
-	ClearNlinkExit     *ebpf.ProgramSpec `ebpf:"clear_nlink_exit"`
-	CloneRangeExit     *ebpf.ProgramSpec `ebpf:"clone_range_exit"`
-	CopiedUpEntry      *ebpf.ProgramSpec `ebpf:"copied_up_entry"`
-	CopyRangeExit      *ebpf.ProgramSpec `ebpf:"copy_range_exit"`
-	CopyUpEntry        *ebpf.ProgramSpec `ebpf:"copy_up_entry"`
-	CopyUpExit         *ebpf.ProgramSpec `ebpf:"copy_up_exit"`
-	CoveredWriteEntry  *ebpf.ProgramSpec `ebpf:"covered_write_entry"`
-	CoveredWriteExit   *ebpf.ProgramSpec `ebpf:"covered_write_exit"`
-	CoveredWritevEntry *ebpf.ProgramSpec `ebpf:"covered_writev_entry"`
-	CoveredWritevExit  *ebpf.ProgramSpec `ebpf:"covered_writev_exit"`
-	DropNlinkExit      *ebpf.ProgramSpec `ebpf:"drop_nlink_exit"`
-	EvictEntry         *ebpf.ProgramSpec `ebpf:"evict_entry"`
-	FallocateExit      *ebpf.ProgramSpec `ebpf:"fallocate_exit"`
-	InstantiateEntry   *ebpf.ProgramSpec `ebpf:"instantiate_entry"`
-	IocbWriteExit      *ebpf.ProgramSpec `ebpf:"iocb_write_exit"`
-	IterWriteExit      *ebpf.ProgramSpec `ebpf:"iter_write_exit"`
-	MountExit          *ebpf.ProgramSpec `ebpf:"mount_exit"`
-	NotifyChangeExit   *ebpf.ProgramSpec `ebpf:"notify_change_exit"`
-	OvlAioEntry        *ebpf.ProgramSpec `ebpf:"ovl_aio_entry"`
-	PageMkwriteEntry   *ebpf.ProgramSpec `ebpf:"page_mkwrite_entry"`
-	QuotaAllocExit     *ebpf.ProgramSpec `ebpf:"quota_alloc_exit"`
-	QuotaFreeEntry     *ebpf.ProgramSpec `ebpf:"quota_free_entry"`
-	RemoveEntry        *ebpf.ProgramSpec `ebpf:"remove_entry"`
-	RemoveExit         *ebpf.ProgramSpec `ebpf:"remove_exit"`
-	RemovexattrExit    *ebpf.ProgramSpec `ebpf:"removexattr_exit"`
-	RenameExit         *ebpf.ProgramSpec `ebpf:"rename_exit"`
-	SetAclExit         *ebpf.ProgramSpec `ebpf:"set_acl_exit"`
-	Settle             *ebpf.ProgramSpec `ebpf:"settle"`
-	SetxattrExit       *ebpf.ProgramSpec `ebpf:"setxattr_exit"`
-	Track              *ebpf.ProgramSpec `ebpf:"track"`
-	UnmountEntry       *ebpf.ProgramSpec `ebpf:"unmount_entry"`
-	WhiteoutEntry      *ebpf.ProgramSpec `ebpf:"whiteout_entry"`
+	BackingAioEntry            *ebpf.ProgramSpec `ebpf:"backing_aio_entry"`
+	BackingAioEntryKprobe      *ebpf.ProgramSpec `ebpf:"backing_aio_entry_kprobe"`
+	BackingSpliceExit          *ebpf.ProgramSpec `ebpf:"backing_splice_exit"`
+	BackingSpliceExitKprobe    *ebpf.ProgramSpec `ebpf:"backing_splice_exit_kprobe"`
+	BackingSpliceExitKretprobe *ebpf.ProgramSpec `ebpf:"backing_splice_exit_kretprobe"`
+	BackingWriteExit           *ebpf.ProgramSpec `ebpf:"backing_write_exit"`
+	BackingWriteExitKprobe     *ebpf.ProgramSpec `ebpf:"backing_write_exit_kprobe"`
+	BackingWriteExitKretprobe  *ebpf.ProgramSpec `ebpf:"backing_write_exit_kretprobe"`
+	ClearNlinkExit             *ebpf.ProgramSpec `ebpf:"clear_nlink_exit"`
+	ClearNlinkExitKprobe       *ebpf.ProgramSpec `ebpf:"clear_nlink_exit_kprobe"`
+	ClearNlinkExitKretprobe    *ebpf.ProgramSpec `ebpf:"clear_nlink_exit_kretprobe"`
+	CloneRangeExit             *ebpf.ProgramSpec `ebpf:"clone_range_exit"`
+	CloneRangeExitKprobe       *ebpf.ProgramSpec `ebpf:"clone_range_exit_kprobe"`
+	CloneRangeExitKretprobe    *ebpf.ProgramSpec `ebpf:"clone_range_exit_kretprobe"`
+	CopiedUpEntry              *ebpf.ProgramSpec `ebpf:"copied_up_entry"`
+	CopiedUpEntryKprobe        *ebpf.ProgramSpec `ebpf:"copied_up_entry_kprobe"`
+	CopyRangeExit              *ebpf.ProgramSpec `ebpf:"copy_range_exit"`
+	CopyRangeExitKprobe        *ebpf.ProgramSpec `ebpf:"copy_range_exit_kprobe"`
+	CopyRangeExitKretprobe     *ebpf.ProgramSpec `ebpf:"copy_range_exit_kretprobe"`
+	CopyUpEntry                *ebpf.ProgramSpec `ebpf:"copy_up_entry"`
+	CopyUpEntryKprobe          *ebpf.ProgramSpec `ebpf:"copy_up_entry_kprobe"`
+	CopyUpExit                 *ebpf.ProgramSpec `ebpf:"copy_up_exit"`
+	CopyUpExitKprobe           *ebpf.ProgramSpec `ebpf:"copy_up_exit_kprobe"`
+	CopyUpExitKretprobe        *ebpf.ProgramSpec `ebpf:"copy_up_exit_kretprobe"`
+	CoveredWriteEntry          *ebpf.ProgramSpec `ebpf:"covered_write_entry"`
+	CoveredWriteEntryKprobe    *ebpf.ProgramSpec `ebpf:"covered_write_entry_kprobe"`
+	CoveredWriteExit           *ebpf.ProgramSpec `ebpf:"covered_write_exit"`
+	CoveredWriteExitKprobe     *ebpf.ProgramSpec `ebpf:"covered_write_exit_kprobe"`
+	CoveredWriteExitKretprobe  *ebpf.ProgramSpec `ebpf:"covered_write_exit_kretprobe"`
+	CoveredWritevEntry         *ebpf.ProgramSpec `ebpf:"covered_writev_entry"`
+	CoveredWritevEntryKprobe   *ebpf.ProgramSpec `ebpf:"covered_writev_entry_kprobe"`
+	CoveredWritevExit          *ebpf.ProgramSpec `ebpf:"covered_writev_exit"`
+	CoveredWritevExitKprobe    *ebpf.ProgramSpec `ebpf:"covered_writev_exit_kprobe"`
+	CoveredWritevExitKretprobe *ebpf.ProgramSpec `ebpf:"covered_writev_exit_kretprobe"`
+	DropNlinkExit              *ebpf.ProgramSpec `ebpf:"drop_nlink_exit"`
+	DropNlinkExitKprobe        *ebpf.ProgramSpec `ebpf:"drop_nlink_exit_kprobe"`
+	DropNlinkExitKretprobe     *ebpf.ProgramSpec `ebpf:"drop_nlink_exit_kretprobe"`
+	EvictEntry                 *ebpf.ProgramSpec `ebpf:"evict_entry"`
+	EvictEntryKprobe           *ebpf.ProgramSpec `ebpf:"evict_entry_kprobe"`
+	FallocateExit              *ebpf.ProgramSpec `ebpf:"fallocate_exit"`
+	FallocateExitKprobe        *ebpf.ProgramSpec `ebpf:"fallocate_exit_kprobe"`
+	FallocateExitKretprobe     *ebpf.ProgramSpec `ebpf:"fallocate_exit_kretprobe"`
+	InstantiateEntry           *ebpf.ProgramSpec `ebpf:"instantiate_entry"`
+	InstantiateEntryKprobe     *ebpf.ProgramSpec `ebpf:"instantiate_entry_kprobe"`
+	IocbWriteExit              *ebpf.ProgramSpec `ebpf:"iocb_write_exit"`
+	IocbWriteExitKprobe        *ebpf.ProgramSpec `ebpf:"iocb_write_exit_kprobe"`
+	IocbWriteExitKretprobe     *ebpf.ProgramSpec `ebpf:"iocb_write_exit_kretprobe"`
+	IterWriteExit              *ebpf.ProgramSpec `ebpf:"iter_write_exit"`
+	IterWriteExitKprobe        *ebpf.ProgramSpec `ebpf:"iter_write_exit_kprobe"`
+	IterWriteExitKretprobe     *ebpf.ProgramSpec `ebpf:"iter_write_exit_kretprobe"`
+	MountExit                  *ebpf.ProgramSpec `ebpf:"mount_exit"`
+	MountExitKprobe            *ebpf.ProgramSpec `ebpf:"mount_exit_kprobe"`
+	MountExitKretprobe         *ebpf.ProgramSpec `ebpf:"mount_exit_kretprobe"`
+	NotifyChangeExit           *ebpf.ProgramSpec `ebpf:"notify_change_exit"`
+	NotifyChangeExitKprobe     *ebpf.ProgramSpec `ebpf:"notify_change_exit_kprobe"`
+	NotifyChangeExitKretprobe  *ebpf.ProgramSpec `ebpf:"notify_change_exit_kretprobe"`
+	OvlAioEntry                *ebpf.ProgramSpec `ebpf:"ovl_aio_entry"`
+	OvlAioEntryKprobe          *ebpf.ProgramSpec `ebpf:"ovl_aio_entry_kprobe"`
+	PageMkwriteEntry           *ebpf.ProgramSpec `ebpf:"page_mkwrite_entry"`
+	PageMkwriteEntryKprobe     *ebpf.ProgramSpec `ebpf:"page_mkwrite_entry_kprobe"`
+	QuotaAllocExit             *ebpf.ProgramSpec `ebpf:"quota_alloc_exit"`
+	QuotaAllocExitKprobe       *ebpf.ProgramSpec `ebpf:"quota_alloc_exit_kprobe"`
+	QuotaAllocExitKretprobe    *ebpf.ProgramSpec `ebpf:"quota_alloc_exit_kretprobe"`
+	QuotaFreeEntry             *ebpf.ProgramSpec `ebpf:"quota_free_entry"`
+	QuotaFreeEntryKprobe       *ebpf.ProgramSpec `ebpf:"quota_free_entry_kprobe"`
+	RemoveEntry                *ebpf.ProgramSpec `ebpf:"remove_entry"`
+	RemoveEntryKprobe          *ebpf.ProgramSpec `ebpf:"remove_entry_kprobe"`
+	RemoveExit                 *ebpf.ProgramSpec `ebpf:"remove_exit"`
+	RemoveExitKprobe           *ebpf.ProgramSpec `ebpf:"remove_exit_kprobe"`
+	RemoveExitKretprobe        *ebpf.ProgramSpec `ebpf:"remove_exit_kretprobe"`
+	RemovexattrExit            *ebpf.ProgramSpec `ebpf:"removexattr_exit"`
+	RemovexattrExitKprobe      *ebpf.ProgramSpec `ebpf:"removexattr_exit_kprobe"`
+	RemovexattrExitKretprobe   *ebpf.ProgramSpec `ebpf:"removexattr_exit_kretprobe"`
+	RenameExit                 *ebpf.ProgramSpec `ebpf:"rename_exit"`
+	RenameExitKprobe           *ebpf.ProgramSpec `ebpf:"rename_exit_kprobe"`
+	RenameExitKretprobe        *ebpf.ProgramSpec `ebpf:"rename_exit_kretprobe"`
+	SetAclExit                 *ebpf.ProgramSpec `ebpf:"set_acl_exit"`
+	SetAclExitKprobe           *ebpf.ProgramSpec `ebpf:"set_acl_exit_kprobe"`
+	SetAclExitKretprobe        *ebpf.ProgramSpec `ebpf:"set_acl_exit_kretprobe"`
+	Settle                     *ebpf.ProgramSpec `ebpf:"settle"`
+	SetxattrExit               *ebpf.ProgramSpec `ebpf:"setxattr_exit"`
+	SetxattrExitKprobe         *ebpf.ProgramSpec `ebpf:"setxattr_exit_kprobe"`
+	SetxattrExitKretprobe      *ebpf.ProgramSpec `ebpf:"setxattr_exit_kretprobe"`
+	Track                      *ebpf.ProgramSpec `ebpf:"track"`
+	UnmountEntry               *ebpf.ProgramSpec `ebpf:"unmount_entry"`
+	UnmountEntryKprobe         *ebpf.ProgramSpec `ebpf:"unmount_entry_kprobe"`
+	WhiteoutEntry              *ebpf.ProgramSpec `ebpf:"whiteout_entry"`
+	WhiteoutEntryKprobe        *ebpf.ProgramSpec `ebpf:"whiteout_entry_kprobe"`
 }
 
 // ledgerMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ledgerMapSpecs struct {
+	Calls        *ebpf.MapSpec `ebpf:"calls"`
 	Cgroups      *ebpf.MapSpec `ebpf:"cgroups"`
 	CopyUps      *ebpf.MapSpec `ebpf:"copy_ups"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
@@ -384,6 +504,7 @@ func (o *ledgerObjects) Close() error {
 //
 // It can be passed to loadLedgerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ledgerMaps struct {
+	Calls        *ebpf.Map `ebpf:"calls"`
 	Cgroups      *ebpf.Map `ebpf:"cgroups"`
 	CopyUps      *ebpf.Map `ebpf:"copy_ups"`
 	Counters     *ebpf.Map `ebpf:"counters"`
@@ -402,6 +523,7 @@ type ledgerMaps struct {
 
 func (m *ledgerMaps) Close() error {
 	return _LedgerClose(
+		m.Calls,
 		m.Cgroups,
 		m.CopyUps,
 		m.Counters,
@@ -442,80 +564,186 @@ type ledgerVariables struct {
 //
 // It can be passed to loadLedgerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ledgerPrograms struct {
-	BackingAioEntry    *ebpf.Program `ebpf:"backing_aio_entry"`
-	BackingSpliceExit  *ebpf.Program `ebpf:"backing_splice_exit"`
-	BackingWriteExit   *ebpf.Program `ebpf:"backing_write_exit"`
-	ClearNlinkExit     *ebpf.Program `ebpf:"clear_nlink_exit"`
-	CloneRangeExit     *ebpf.Program `ebpf:"clone_range_exit"`
-	CopiedUpEntry      *ebpf.Program `ebpf:"copied_up_entry"`
-	CopyRangeExit      *ebpf.Program `ebpf:"copy_range_exit"`
-	CopyUpEntry        *ebpf.Program `ebpf:"copy_up_entry"`
-	CopyUpExit         *ebpf.Program `ebpf:"copy_up_exit"`
-	CoveredWriteEntry  *ebpf.Program `ebpf:"covered_write_entry"`
-	CoveredWriteExit   *ebpf.Program `ebpf:"covered_write_exit"`
-	CoveredWritevEntry *ebpf.Program `ebpf:"covered_writev_entry"`
-	CoveredWritevExit  *ebpf.Program `ebpf:"covered_writev_exit"`
-	DropNlinkExit      *ebpf.Program `ebpf:"drop_nlink_exit"`
-	EvictEntry         *ebpf.Program `ebpf:"evict_entry"`
-	FallocateExit      *ebpf.Program `ebpf:"fallocate_exit"`
-	InstantiateEntry   *ebpf.Program `ebpf:"instantiate_entry"`
-	IocbWriteExit      *ebpf.Program `ebpf:"iocb_write_exit"`
-	IterWriteExit      *ebpf.Program `ebpf:"iter_write_exit"`
-	MountExit          *ebpf.Program `ebpf:"mount_exit"`
-	NotifyChangeExit   *ebpf.Program `ebpf:"notify_change_exit"`
-	OvlAioEntry        *ebpf.Program `ebpf:"ovl_aio_entry"`
-	PageMkwriteEntry   *ebpf.Program `ebpf:"page_mkwrite_entry"`
-	QuotaAllocExit     *ebpf.Program `ebpf:"quota_alloc_exit"`
-	QuotaFreeEntry     *ebpf.Program `ebpf:"quota_free_entry"`
-	RemoveEntry        *ebpf.Program `ebpf:"remove_entry"`
-	RemoveExit         *ebpf.Program `ebpf:"remove_exit"`
-	RemovexattrExit    *ebpf.Program `ebpf:"removexattr_exit"`
-	RenameExit         *ebpf.Program `ebpf:"rename_exit"`
-	SetAclExit         *ebpf.Program `ebpf:"set_acl_exit"`
-	Settle             *ebpf.Program `ebpf:"settle"`
-	SetxattrExit       *ebpf.Program `ebpf:"setxattr_exit"`
-	Track              *ebpf.Program `ebpf:"track"`
-	UnmountEntry       *ebpf.Program `ebpf:"unmount_entry"`
-	WhiteoutEntry      *ebpf.Program `ebpf:"whiteout_entry"`
+	BackingAioEntry            *ebpf.Program `ebpf:"backing_aio_entry"`
+	BackingAioEntryKprobe      *ebpf.Program `ebpf:"backing_aio_entry_kprobe"`
+	BackingSpliceExit          *ebpf.Program `ebpf:"backing_splice_exit"`
+	BackingSpliceExitKprobe    *ebpf.Program `ebpf:"backing_splice_exit_kprobe"`
+	BackingSpliceExitKretprobe *ebpf.Program `ebpf:"backing_splice_exit_kretprobe"`
+	BackingWriteExit           *ebpf.Program `ebpf:"backing_write_exit"`
+	BackingWriteExitKprobe     *ebpf.Program `ebpf:"backing_write_exit_kprobe"`
+	BackingWriteExitKretprobe  *ebpf.Program `ebpf:"backing_write_exit_kretprobe"`
+	ClearNlinkExit             *ebpf.Program `ebpf:"clear_nlink_exit"`
+	ClearNlinkExitKprobe       *ebpf.Program `ebpf:"clear_nlink_exit_kprobe"`
+	ClearNlinkExitKretprobe    *ebpf.Program `ebpf:"clear_nlink_exit_kretprobe"`
+	CloneRangeExit             *ebpf.Program `ebpf:"clone_range_exit"`
+	CloneRangeExitKprobe       *ebpf.Program `ebpf:"clone_range_exit_kprobe"`
+	CloneRangeExitKretprobe    *ebpf.Program `ebpf:"clone_range_exit_kretprobe"`
+	CopiedUpEntry              *ebpf.Program `ebpf:"copied_up_entry"`
+	CopiedUpEntryKprobe        *ebpf.Program `ebpf:"copied_up_entry_kprobe"`
+	CopyRangeExit              *ebpf.Program `ebpf:"copy_range_exit"`
+	CopyRangeExitKprobe        *ebpf.Program `ebpf:"copy_range_exit_kprobe"`
+	CopyRangeExitKretprobe     *ebpf.Program `ebpf:"copy_range_exit_kretprobe"`
+	CopyUpEntry                *ebpf.Program `ebpf:"copy_up_entry"`
+	CopyUpEntryKprobe          *ebpf.Program `ebpf:"copy_up_entry_kprobe"`
+	CopyUpExit                 *ebpf.Program `ebpf:"copy_up_exit"`
+	CopyUpExitKprobe           *ebpf.Program `ebpf:"copy_up_exit_kprobe"`
+	CopyUpExitKretprobe        *ebpf.Program `ebpf:"copy_up_exit_kretprobe"`
+	CoveredWriteEntry          *ebpf.Program `ebpf:"covered_write_entry"`
+	CoveredWriteEntryKprobe    *ebpf.Program `ebpf:"covered_write_entry_kprobe"`
+	CoveredWriteExit           *ebpf.Program `ebpf:"covered_write_exit"`
+	CoveredWriteExitKprobe     *ebpf.Program `ebpf:"covered_write_exit_kprobe"`
+	CoveredWriteExitKretprobe  *ebpf.Program `ebpf:"covered_write_exit_kretprobe"`
+	CoveredWritevEntry         *ebpf.Program `ebpf:"covered_writev_entry"`
+	CoveredWritevEntryKprobe   *ebpf.Program `ebpf:"covered_writev_entry_kprobe"`
+	CoveredWritevExit          *ebpf.Program `ebpf:"covered_writev_exit"`
+	CoveredWritevExitKprobe    *ebpf.Program `ebpf:"covered_writev_exit_kprobe"`
+	CoveredWritevExitKretprobe *ebpf.Program `ebpf:"covered_writev_exit_kretprobe"`
+	DropNlinkExit              *ebpf.Program `ebpf:"drop_nlink_exit"`
+	DropNlinkExitKprobe        *ebpf.Program `ebpf:"drop_nlink_exit_kprobe"`
+	DropNlinkExitKretprobe     *ebpf.Program `ebpf:"drop_nlink_exit_kretprobe"`
+	EvictEntry                 *ebpf.Program `ebpf:"evict_entry"`
+	EvictEntryKprobe           *ebpf.Program `ebpf:"evict_entry_kprobe"`
+	FallocateExit              *ebpf.Program `ebpf:"fallocate_exit"`
+	FallocateExitKprobe        *ebpf.Program `ebpf:"fallocate_exit_kprobe"`
+	FallocateExitKretprobe     *ebpf.Program `ebpf:"fallocate_exit_kretprobe"`
+	InstantiateEntry           *ebpf.Program `ebpf:"instantiate_entry"`
+	InstantiateEntryKprobe     *ebpf.Program `ebpf:"instantiate_entry_kprobe"`
+	IocbWriteExit              *ebpf.Program `ebpf:"iocb_write_exit"`
+	IocbWriteExitKprobe        *ebpf.Program `ebpf:"iocb_write_exit_kprobe"`
+	IocbWriteExitKretprobe     *ebpf.Program `ebpf:"iocb_write_exit_kretprobe"`
+	IterWriteExit              *ebpf.Program `ebpf:"iter_write_exit"`
+	IterWriteExitKprobe        *ebpf.Program `ebpf:"iter_write_exit_kprobe"`
+	IterWriteExitKretprobe     *ebpf.Program `ebpf:"iter_write_exit_kretprobe"`
+	MountExit                  *ebpf.Program `ebpf:"mount_exit"`
+	MountExitKprobe            *ebpf.Program `ebpf:"mount_exit_kprobe"`
+	MountExitKretprobe         *ebpf.Program `ebpf:"mount_exit_kretprobe"`
+	NotifyChangeExit           *ebpf.Program `ebpf:"notify_change_exit"`
+	NotifyChangeExitKprobe     *ebpf.Program `ebpf:"notify_change_exit_kprobe"`
+	NotifyChangeExitKretprobe  *ebpf.Program `ebpf:"notify_change_exit_kretprobe"`
+	OvlAioEntry                *ebpf.Program `ebpf:"ovl_aio_entry"`
+	OvlAioEntryKprobe          *ebpf.Program `ebpf:"ovl_aio_entry_kprobe"`
+	PageMkwriteEntry           *ebpf.Program `ebpf:"page_mkwrite_entry"`
+	PageMkwriteEntryKprobe     *ebpf.Program `ebpf:"page_mkwrite_entry_kprobe"`
+	QuotaAllocExit             *ebpf.Program `ebpf:"quota_alloc_exit"`
+	QuotaAllocExitKprobe       *ebpf.Program `ebpf:"quota_alloc_exit_kprobe"`
+	QuotaAllocExitKretprobe    *ebpf.Program `ebpf:"quota_alloc_exit_kretprobe"`
+	QuotaFreeEntry             *ebpf.Program `ebpf:"quota_free_entry"`
+	QuotaFreeEntryKprobe       *ebpf.Program `ebpf:"quota_free_entry_kprobe"`
+	RemoveEntry                *ebpf.Program `ebpf:"remove_entry"`
+	RemoveEntryKprobe          *ebpf.Program `ebpf:"remove_entry_kprobe"`
+	RemoveExit                 *ebpf.Program `ebpf:"remove_exit"`
+	RemoveExitKprobe           *ebpf.Program `ebpf:"remove_exit_kprobe"`
+	RemoveExitKretprobe        *ebpf.Program `ebpf:"remove_exit_kretprobe"`
+	RemovexattrExit            *ebpf.Program `ebpf:"removexattr_exit"`
+	RemovexattrExitKprobe      *ebpf.Program `ebpf:"removexattr_exit_kprobe"`
+	RemovexattrExitKretprobe   *ebpf.Program `ebpf:"removexattr_exit_kretprobe"`
+	RenameExit                 *ebpf.Program `ebpf:"rename_exit"`
+	RenameExitKprobe           *ebpf.Program `ebpf:"rename_exit_kprobe"`
+	RenameExitKretprobe        *ebpf.Program `ebpf:"rename_exit_kretprobe"`
+	SetAclExit                 *ebpf.Program `ebpf:"set_acl_exit"`
+	SetAclExitKprobe           *ebpf.Program `ebpf:"set_acl_exit_kprobe"`
+	SetAclExitKretprobe        *ebpf.Program `ebpf:"set_acl_exit_kretprobe"`
+	Settle                     *ebpf.Program `ebpf:"settle"`
+	SetxattrExit               *ebpf.Program `ebpf:"setxattr_exit"`
+	SetxattrExitKprobe         *ebpf.Program `ebpf:"setxattr_exit_kprobe"`
+	SetxattrExitKretprobe      *ebpf.Program `ebpf:"setxattr_exit_kretprobe"`
+	Track                      *ebpf.Program `ebpf:"track"`
+	UnmountEntry               *ebpf.Program `ebpf:"unmount_entry"`
+	UnmountEntryKprobe         *ebpf.Program `ebpf:"unmount_entry_kprobe"`
+	WhiteoutEntry              *ebpf.Program `ebpf:"whiteout_entry"`
+	WhiteoutEntryKprobe        *ebpf.Program `ebpf:"whiteout_entry_kprobe"`
 }
 
 func (p *ledgerPrograms) Close() error {
 	return _LedgerClose(
 		p.BackingAioEntry,
+		p.BackingAioEntryKprobe,
 		p.BackingSpliceExit,
+		p.BackingSpliceExitKprobe,
+		p.BackingSpliceExitKretprobe,
 		p.BackingWriteExit,
+		p.BackingWriteExitKprobe,
+		p.BackingWriteExitKretprobe,
 		p.ClearNlinkExit,
+		p.ClearNlinkExitKprobe,
+		p.ClearNlinkExitKretprobe,
 		p.CloneRangeExit,
+		p.CloneRangeExitKprobe,
+		p.CloneRangeExitKretprobe,
 		p.CopiedUpEntry,
+		p.CopiedUpEntryKprobe,
 		p.CopyRangeExit,
+		p.CopyRangeExitKprobe,
+		p.CopyRangeExitKretprobe,
 		p.CopyUpEntry,
+		p.CopyUpEntryKprobe,
 		p.CopyUpExit,
+		p.CopyUpExitKprobe,
+		p.CopyUpExitKretprobe,
 		p.CoveredWriteEntry,
+		p.CoveredWriteEntryKprobe,
 		p.CoveredWriteExit,
+		p.CoveredWriteExitKprobe,
+		p.CoveredWriteExitKretprobe,
 		p.CoveredWritevEntry,
+		p.CoveredWritevEntryKprobe,
 		p.CoveredWritevExit,
+		p.CoveredWritevExitKprobe,
+		p.CoveredWritevExitKretprobe,
 		p.DropNlinkExit,
+		p.DropNlinkExitKprobe,
+		p.DropNlinkExitKretprobe,
 		p.EvictEntry,
+		p.EvictEntryKprobe,
 		p.FallocateExit,
+		p.FallocateExitKprobe,
+		p.FallocateExitKretprobe,
 		p.InstantiateEntry,
+		p.InstantiateEntryKprobe,
 		p.IocbWriteExit,
+		p.IocbWriteExitKprobe,
+		p.IocbWriteExitKretprobe,
 		p.IterWriteExit,
+		p.IterWriteExitKprobe,
+		p.IterWriteExitKretprobe,
 		p.MountExit,
+		p.MountExitKprobe,
+		p.MountExitKretprobe,
 		p.NotifyChangeExit,
+		p.NotifyChangeExitKprobe,
+		p.NotifyChangeExitKretprobe,
 		p.OvlAioEntry,
+		p.OvlAioEntryKprobe,
 		p.PageMkwriteEntry,
+		p.PageMkwriteEntryKprobe,
 		p.QuotaAllocExit,
+		p.QuotaAllocExitKprobe,
+		p.QuotaAllocExitKretprobe,
 		p.QuotaFreeEntry,
+		p.QuotaFreeEntryKprobe,
 		p.RemoveEntry,
+		p.RemoveEntryKprobe,
 		p.RemoveExit,
+		p.RemoveExitKprobe,
+		p.RemoveExitKretprobe,
 		p.RemovexattrExit,
+		p.RemovexattrExitKprobe,
+		p.RemovexattrExitKretprobe,
 		p.RenameExit,
+		p.RenameExitKprobe,
+		p.RenameExitKretprobe,
 		p.SetAclExit,
+		p.SetAclExitKprobe,
+		p.SetAclExitKretprobe,
 		p.Settle,
 		p.SetxattrExit,
+		p.SetxattrExitKprobe,
+		p.SetxattrExitKretprobe,
 		p.Track,
 		p.UnmountEntry,
+		p.UnmountEntryKprobe,
 		p.WhiteoutEntry,
+		p.WhiteoutEntryKprobe,
 	)
 }
 

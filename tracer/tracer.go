@@ -37,6 +37,8 @@ type Config struct {
 	// IncludeCovered also traces writes of watched containers to files outside
 	// of their layer. It costs a program on every write of the host.
 	IncludeCovered bool
+	// Method is how to attach. Default: what suits the kernel.
+	Method Method
 	// MaxFiles bounds the ledger: the inodes of all watched layers. Kernel memory
 	// is 16 bytes for each that there may be, some 170 for each that there is.
 	// Default 1,048,576.
@@ -113,7 +115,12 @@ func New(cfg Config) (_ *Tracer, err error) {
 			_ = t.Close()
 		}
 	}()
-	if err = t.load(cfg, cache, functions, chosen); err != nil {
+	use, reason := probes(cfg.Method)
+	if reason != "" {
+		t.reasons = append(t.reasons, reason)
+	}
+	wanted := attachments(chosen, use)
+	if err = t.load(cfg, cache, functions, wanted); err != nil {
 		return nil, err
 	}
 	if t.reader, err = ringbuf.NewReader(t.coll.Maps["events"]); err != nil {
@@ -121,7 +128,7 @@ func New(cfg Config) (_ *Tracer, err error) {
 	}
 	t.pending.init()
 	go t.read()
-	if err = t.attach(chosen); err != nil {
+	if err = t.attach(wanted); err != nil {
 		return nil, err
 	}
 	t.arm()
@@ -129,7 +136,7 @@ func New(cfg Config) (_ *Tracer, err error) {
 }
 
 // load brings the chosen programs and all maps into the kernel.
-func (t *Tracer) load(cfg Config, cache *btf.Cache, functions *kernelFunctions, chosen []hookSpec) error {
+func (t *Tracer) load(cfg Config, cache *btf.Cache, functions *kernelFunctions, chosen []attachment) error {
 	spec, err := loadLedger()
 	if err != nil {
 		return fmt.Errorf("reading the programs: %w", err)
@@ -162,16 +169,26 @@ func (t *Tracer) load(cfg Config, cache *btf.Cache, functions *kernelFunctions, 
 	return nil
 }
 
-func (t *Tracer) attach(chosen []hookSpec) error {
-	for _, hook := range chosen {
-		attached, err := link.AttachTracing(link.TracingOptions{Program: t.coll.Programs[hook.program]})
+func (t *Tracer) attach(wanted []attachment) error {
+	for _, a := range wanted {
+		attached, err := attach(a, t.coll.Programs[a.program])
 		if err != nil {
-			return fmt.Errorf("attaching %s to %s: %w", hook.program, hook.target, permission(err))
+			return fmt.Errorf("attaching %s to %s: %w", a.program, a.target, permission(err))
 		}
 		t.links = append(t.links, attached)
-		t.hooks = append(t.hooks, Hook{Name: hook.program, Kind: hook.kind, Target: hook.target})
+		t.hooks = append(t.hooks, Hook{Name: a.program, Kind: a.kind, Target: a.target})
 	}
 	return nil
+}
+
+func attach(a attachment, program *ebpf.Program) (link.Link, error) {
+	switch a.kind {
+	case kprobe:
+		return link.KprobeMulti(program, link.KprobeMultiOptions{Symbols: []string{a.target}})
+	case kretprobe:
+		return link.KretprobeMulti(program, link.KprobeMultiOptions{Symbols: []string{a.target}})
+	}
+	return link.AttachTracing(link.TracingOptions{Program: program})
 }
 
 // permission marks errors that mean that the kernel did not allow something.

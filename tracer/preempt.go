@@ -1,0 +1,65 @@
+package tracer
+
+import (
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
+)
+
+// Method is a way of attaching programs to kernel functions.
+type Method int
+
+const (
+	// MethodAuto takes trampolines, but probes on a kernel that preempts itself
+	// and has them.
+	MethodAuto Method = iota
+	// MethodTrampoline is fentry and fexit: the cheaper way.
+	MethodTrampoline
+	// MethodProbe is kprobe.multi, for which the kernel needs CONFIG_FPROBE
+	// (5.18 or later). It misses nothing where the kernel preempts itself.
+	MethodProbe
+)
+
+// probes decides whether to attach by probes; reason is what may be missed if a
+// kernel that should have them has not.
+func probes(method Method) (use bool, reason string) {
+	switch method {
+	case MethodTrampoline:
+		return false, ""
+	case MethodProbe:
+		return true, ""
+	}
+	if !preemptible("/") {
+		return false, ""
+	}
+	if features.HaveBPFLinkKprobeMulti() != nil {
+		return false, "this kernel preempts itself and has no kprobe.multi (CONFIG_FPROBE): events may be missed under load, and are counted as loss"
+	}
+	return true, ""
+}
+
+// preemptible tells whether the kernel preempts tasks in kernel mode: by what
+// debugfs says is in force, else by how it was configured. root is where /sys and
+// /boot are.
+func preemptible(root string) bool {
+	if raw, err := os.ReadFile(root + "/sys/kernel/debug/sched/preempt"); err == nil {
+		// Such as "none voluntary (full)" or "full (lazy)".
+		return strings.Contains(string(raw), "(full)") || strings.Contains(string(raw), "(lazy)")
+	}
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return false
+	}
+	if raw, err := os.ReadFile(root + "/boot/config-" + unix.ByteSliceToString(name.Release[:])); err == nil {
+		return preemptConfig.Match(raw)
+	}
+	return preemptVersion.MatchString(unix.ByteSliceToString(name.Version[:]))
+}
+
+var (
+	preemptConfig  = regexp.MustCompile(`(?m)^CONFIG_PREEMPT(_LAZY|_RT)?=y$`)
+	preemptVersion = regexp.MustCompile(`\bPREEMPT(_LAZY|_RT)?\b`)
+)
