@@ -283,9 +283,10 @@ EXIT_PROGRAM("ovl_do_remove", remove_exit, 3, ALL_CALLS, 2, struct dentry *dentr
 		return 0;
 	current_process(&process);
 	file = find(upper_inode(BPF_CORE_READ(dentry, d_inode)), &key);
-	if (file && file->state == STATE_LIVE) {
-		/* It has other names; without any, unlinked has seen to it. */
-		book(file, &key, &process, &change);
+	if (file) {
+		/* It has other names; without any, unlinked has booked it. */
+		if (file->state == STATE_LIVE)
+			book(file, &key, &process, &change);
 		named(FILE_UNLINKED, file, &key, dentry, &process);
 	}
 	if (!whiteout)

@@ -194,7 +194,7 @@ func (t *Tracer) Settle(_ event.LayerID, device, inode uint64, size, allocated i
 	}
 
 	var entry ledgerFileEntry
-	if err := t.files.Lookup(&key, &entry); errors.Is(err, ebpf.ErrKeyNotExist) {
+	if err := t.lookup(&key, &entry); errors.Is(err, ebpf.ErrKeyNotExist) {
 		return 0, 0, false, true, nil
 	} else if err != nil {
 		return 0, 0, false, false, fmt.Errorf("looking up inode %d: %w", inode, err)
@@ -236,7 +236,7 @@ type Entry struct {
 func (t *Tracer) Entry(device, inode uint64) (Entry, bool, error) {
 	key := ledgerFileKey{Inode: inode, Device: uint32(device)}
 	var page ledgerFileEntry
-	if err := t.files.Lookup(&key, &page); errors.Is(err, ebpf.ErrKeyNotExist) {
+	if err := t.lookup(&key, &page); errors.Is(err, ebpf.ErrKeyNotExist) {
 		return Entry{}, false, nil
 	} else if err != nil {
 		return Entry{}, false, fmt.Errorf("looking up inode %d: %w", inode, err)
@@ -251,6 +251,11 @@ func (t *Tracer) Entry(device, inode uint64) (Entry, bool, error) {
 		Deleted:    page.State == stateDeleted,
 		LastWriter: processID(page.Writer),
 	}, true, nil
+}
+
+func (t *Tracer) lookup(key *ledgerFileKey, page *ledgerFileEntry) (err error) {
+	t.unpreempted(func() { err = t.files.Lookup(key, page) })
+	return err
 }
 
 func processID(id ledgerProcessId) event.ProcessID {

@@ -181,7 +181,12 @@ func text(chars []int8) string {
 // Collect returns everything since the Collect before and starts a new interval.
 // Nothing that the programs count meanwhile is lost or seen twice. On an error
 // what was read stays for the next Collect.
-func (t *Tracer) Collect() (*event.Batch, error) {
+func (t *Tracer) Collect() (batch *event.Batch, err error) {
+	t.unpreempted(func() { batch, err = t.collect() })
+	return batch, err
+}
+
+func (t *Tracer) collect() (*event.Batch, error) {
 	table := t.tables[t.active]
 	next := 1 - t.active
 	// The update returns only after every program that may still count into the

@@ -3,6 +3,7 @@ package tracer
 import (
 	"os"
 	"regexp"
+	"runtime"
 	"strings"
 
 	"github.com/cilium/ebpf/features"
@@ -63,3 +64,33 @@ var (
 	preemptConfig  = regexp.MustCompile(`(?m)^CONFIG_PREEMPT(_LAZY|_RT)?=y$`)
 	preemptVersion = regexp.MustCompile(`\bPREEMPT(_LAZY|_RT)?\b`)
 )
+
+// unpreempted runs fn, which reads or writes maps, on a thread that other tasks do
+// not preempt. While a task is in such a system call the kernel runs no probe on
+// its CPU (bpf_disable_instrumentation): if it were preempted there, the tasks
+// that run instead would not be seen. On a thread of real-time priority that does
+// not happen. Where that is refused, what is missed is counted as ever.
+func (t *Tracer) unpreempted(fn func()) {
+	if !t.probes {
+		fn()
+		return
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before, err := unix.SchedGetAttr(0, 0)
+	if err != nil {
+		fn()
+		return
+	}
+	urgent := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}
+	if err := unix.SchedSetAttr(0, &urgent, 0); err != nil {
+		fn()
+		return
+	}
+	defer func() {
+		if err := unix.SchedSetAttr(0, before, 0); err != nil {
+			t.log.Error().Err(err).Msg("giving up real-time priority")
+		}
+	}()
+	fn()
+}

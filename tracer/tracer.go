@@ -54,6 +54,7 @@ type Tracer struct {
 	log     zerolog.Logger
 	coll    *ebpf.Collection
 	links   []link.Link
+	probes  bool
 	hooks   []Hook
 	reasons []string
 
@@ -119,6 +120,7 @@ func New(cfg Config) (_ *Tracer, err error) {
 	if reason != "" {
 		t.reasons = append(t.reasons, reason)
 	}
+	t.probes = use
 	wanted := attachments(chosen, use)
 	if err = t.load(cfg, cache, functions, wanted); err != nil {
 		return nil, err

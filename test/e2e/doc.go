@@ -10,5 +10,5 @@
 //	LAYERTRACE_VM=1            run the tests
 //	LAYERTRACE_BIN             layertrace; default bin/layertrace of the repository
 //	LAYERTRACE_WORKLOAD        test/workload, built without cgo; default bin/workload
-//	LAYERTRACE_SOAK=10m        run TestSoak for so long
+//	LAYERTRACE_SOAK=10m        how long TestSoak runs; default 3s
 package e2e

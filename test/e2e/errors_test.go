@@ -245,8 +245,11 @@ func interrupted(t *testing.T, b *box, sig os.Signal) {
 		t.Fatalf("a record before the interval was over:\n%s", s.dump())
 	}
 	settle(t, b.upper)
-	if err := s.cmd.Process.Signal(sig); err != nil {
-		t.Fatal(err)
+	// A log pipeline outlives the terminal that it was started from.
+	for _, each := range []os.Signal{syscall.SIGHUP, sig} {
+		if err := s.cmd.Process.Signal(each); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s.exited(0)
 	s.endedBy(record.EndedSignal)

@@ -5,7 +5,7 @@ package e2e
 import (
 	"fmt"
 	"slices"
-	"sort"
+	"strings"
 	"testing"
 
 	"github.com/layertrace/layertrace/internal/record"
@@ -140,48 +140,60 @@ func checkSummary(t *testing.T, s *session, b *box, last record.Layer) {
 }
 
 // checkInodes requires of every inode that its growth records add up to what
-// became of it on the disk. An inode number that is used again counts as one.
+// became of it on the disk. A number that is used again counts as one inode; and
+// inodes that had the same path, as temporary files do, count as one, because a
+// record is about a path and may speak of several that followed one another.
 func checkInodes(t *testing.T, s *session, b *box, after *layerWalk) {
 	t.Helper()
-	sums := map[uint64]*total{}
+	group := groups{}
 	for i := range s.growth {
 		if g := &s.growth[i]; b.of(g) {
-			if sums[g.File.Inode] == nil {
-				sums[g.File.Inode] = &total{}
+			group.join(inodeKey(g.File.Inode), g.path())
+		}
+	}
+	for _, w := range []*layerWalk{b.before, after} {
+		for n, i := range w.inodes {
+			for _, path := range i.paths {
+				group.join(inodeKey(n), path)
 			}
-			sums[g.File.Inode].add(g)
 		}
 	}
-	numbers := map[uint64]bool{}
-	for _, m := range []map[uint64]*inode{b.before.inodes, after.inodes} {
-		for n := range m {
-			numbers[n] = true
+	type balance struct {
+		booked, onDisk total
+		members        []string
+	}
+	balances := map[string]*balance{}
+	of := func(n uint64) *balance {
+		key := group.find(inodeKey(n))
+		if balances[key] == nil {
+			balances[key] = &balance{}
+		}
+		return balances[key]
+	}
+	for i := range s.growth {
+		if g := &s.growth[i]; b.of(g) {
+			of(g.File.Inode).booked.add(g)
 		}
 	}
-	for n := range sums {
-		numbers[n] = true
+	for sign, w := range map[int64]*layerWalk{-1: b.before, 1: after} {
+		for n, i := range w.inodes {
+			x := of(n)
+			x.onDisk.size += sign * i.size
+			x.onDisk.disk += sign * i.disk
+			x.members = append(x.members, fmt.Sprintf("%d %.300q", n, i.paths))
+		}
 	}
 	var bad []string
-	for n := range numbers {
-		var was, is inode
-		if i := b.before.inodes[n]; i != nil {
-			was = *i
-		}
-		if i := after.inodes[n]; i != nil {
-			is = *i
-		}
-		var sum total
-		if sums[n] != nil {
-			sum = *sums[n]
-		}
-		if sum.size == is.size-was.size && sum.disk == is.disk-was.disk {
+	for key, x := range balances {
+		if x.booked.size == x.onDisk.size && x.booked.disk == x.onDisk.disk {
 			continue
 		}
-		bad = append(bad, fmt.Sprintf("inode %d %q: its records add up to size %+d, disk %+d; on the disk it went from size %d, disk %d to size %d, disk %d\n%s",
-			n, append(was.paths, is.paths...), sum.size, sum.disk, was.size, was.disk, is.size, is.disk,
-			s.linesOf(func(g *growth) bool { return b.of(g) && g.File.Inode == n })))
+		slices.Sort(x.members)
+		bad = append(bad, fmt.Sprintf("the records of inodes %s add up to size %+d, disk %+d; on the disk they changed by size %+d, disk %+d\n%s",
+			strings.Join(slices.Compact(x.members), ", "), x.booked.size, x.booked.disk, x.onDisk.size, x.onDisk.disk,
+			s.linesOf(func(g *growth) bool { return b.of(g) && group.find(inodeKey(g.File.Inode)) == key })))
 	}
-	sort.Strings(bad)
+	slices.Sort(bad)
 	for i, text := range bad {
 		if i == 8 {
 			t.Errorf("%s: … and %d more inodes", b.name, len(bad)-i)
@@ -190,6 +202,26 @@ func checkInodes(t *testing.T, s *session, b *box, after *layerWalk) {
 		t.Errorf("%s: %s", b.name, text)
 	}
 }
+
+// groups joins strings that belong together.
+type groups map[string]string
+
+func (g groups) find(x string) string {
+	for {
+		up, ok := g[x]
+		if !ok || up == x {
+			return x
+		}
+		x = up
+	}
+}
+
+func (g groups) join(a, b string) {
+	g[g.find(a)] = g.find(b)
+}
+
+// inodeKey is no path: those begin with a slash.
+func inodeKey(n uint64) string { return fmt.Sprintf("inode %d", n) }
 
 // checkFiles requires that what the stream says last about a file that still
 // exists is what the disk says.

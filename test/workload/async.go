@@ -35,20 +35,16 @@ func openAsync(a *opArgs) (*os.File, error) {
 	return open(a.path("path"), flags, 0o644)
 }
 
-// struct iocb of linux/aio_abi.h, little endian.
+// struct iocb of linux/aio_abi.h, little endian, with what is used of it.
 type iocb struct {
-	data     uint64
-	key      uint32
-	rwFlags  int32
-	opcode   uint16
-	priority int16
-	fd       uint32
-	buf      uint64
-	bytes    uint64
-	offset   int64
-	_        uint64
-	flags    uint32
-	resFD    uint32
+	_      [2]uint64 // data, key, flags of this write
+	opcode uint16
+	_      int16 // priority
+	fd     uint32
+	buf    uint64
+	bytes  uint64
+	offset int64
+	_      [2]uint64 // reserved, flags, eventfd
 }
 
 type ioEvent struct {
@@ -148,17 +144,16 @@ const (
 
 // ring is one io_uring with one entry in flight.
 type ring struct {
-	fd         int
-	p          uringParams
-	sqMem      []byte
-	cqMem      []byte
-	sqes       []byte
-	sqTail     *uint32
-	sqFlags    *uint32
-	cqHead     *uint32
-	cqTail     *uint32
-	sqArray0   *uint32
-	sqMaskCopy uint32
+	fd       int
+	p        uringParams
+	sqMem    []byte
+	cqMem    []byte
+	sqes     []byte
+	sqTail   *uint32
+	sqFlags  *uint32
+	cqHead   *uint32
+	cqTail   *uint32
+	sqArray0 *uint32
 }
 
 func newRing(sqpoll bool) (*ring, error) {
