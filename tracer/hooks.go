@@ -102,7 +102,7 @@ type kernelFunctions struct{ specs []*btf.Spec }
 func loadKernelFunctions(cache *btf.Cache) (*kernelFunctions, error) {
 	kernel, err := cache.Kernel()
 	if err != nil {
-		return nil, fmt.Errorf("reading the kernel's BTF: %w (%v)", ErrNoBTF, err)
+		return nil, fmt.Errorf("reading the kernel's BTF: %w (%w)", ErrNoBTF, err)
 	}
 	functions := &kernelFunctions{specs: []*btf.Spec{kernel}}
 	if functions.has("ovl_fill_super") {
@@ -110,7 +110,7 @@ func loadKernelFunctions(cache *btf.Cache) (*kernelFunctions, error) {
 	}
 	overlay, err := cache.Module("overlay")
 	if err != nil {
-		return nil, fmt.Errorf("reading the BTF of module overlay: %w (%v)", ErrNoOverlay, err)
+		return nil, fmt.Errorf("reading the BTF of module overlay: %w (%w)", ErrNoOverlay, err)
 	}
 	functions.specs = append(functions.specs, overlay)
 	return functions, nil

@@ -27,16 +27,16 @@ const testLayer = event.LayerID(7)
 
 // overlay is a mounted overlay with a traced upper directory.
 type overlay struct {
-	t                           *testing.T
-	lower, upper, merged        string
-	tracer                      *Tracer
-	baseSize, baseDisk          int64
-	size, disk                  int64 // booked since
-	written                     uint64
-	deltas                      []event.Delta
-	files                       []event.FileEvent
-	processes                   map[event.ProcessID]event.Process
-	device, rootInode, deletedN uint64
+	t                    *testing.T
+	lower, upper, merged string
+	tracer               *Tracer
+	baseSize, baseDisk   int64
+	size, disk           int64 // booked since
+	written              uint64
+	deltas               []event.Delta
+	files                []event.FileEvent
+	processes            map[event.ProcessID]event.Process
+	device, rootInode    uint64
 }
 
 func newOverlay(t *testing.T, populate func(lower, upper string)) *overlay {

@@ -7,9 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/layertrace/layertrace/internal/record"
 	"github.com/layertrace/layertrace/tracer/event"
-	"pgregory.net/rapid"
 )
 
 // model is a layer's file system together with the kernel side that watches it:

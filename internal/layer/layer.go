@@ -3,6 +3,7 @@
 package layer
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 
@@ -94,7 +95,7 @@ func statAt(dirFD int, name string) (unix.Stat_t, error) {
 // retry calls fn again while a signal interrupts it.
 func retry(fn func() error) error {
 	for {
-		if err := fn(); err != unix.EINTR {
+		if err := fn(); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}

@@ -320,7 +320,7 @@ func (w *walker) readAttributes() {
 			n, err = unix.Llistxattr(path, w.attrBuf)
 			return err
 		})
-		if err == unix.ERANGE && len(w.attrBuf) < 64<<10 { // XATTR_LIST_MAX
+		if errors.Is(err, unix.ERANGE) && len(w.attrBuf) < 64<<10 { // XATTR_LIST_MAX
 			w.attrBuf = make([]byte, 64<<10)
 			continue
 		}
@@ -352,7 +352,7 @@ func openDir(dirFD int, name string) (int, error) {
 		})
 	}
 	err := open(flags | unix.O_NOATIME)
-	if err == unix.EPERM { // neither owner nor privileged
+	if errors.Is(err, unix.EPERM) { // neither owner nor privileged
 		err = open(flags)
 	}
 	return fd, err

@@ -16,9 +16,10 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/layertrace/layertrace/internal/output/outputtest"
 	"github.com/layertrace/layertrace/internal/record"
-	"pgregory.net/rapid"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")

@@ -3,7 +3,6 @@ package session
 import (
 	"context"
 	"errors"
-	"golang.org/x/sys/unix"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/cmd/layertrace/internal/sessiontest"
 	"github.com/layertrace/layertrace/internal/output"
