@@ -158,11 +158,15 @@ func (b *baseline) run(ctx context.Context, root string, slots chan struct{}) er
 		if err != nil {
 			return err
 		}
-		if before == after {
+		unsettled, err := b.unsettled()
+		if err != nil {
+			return err
+		}
+		if before == after && !unsettled {
 			break
 		}
-		// Something was moved to where the walk had been already. What it has
-		// seen is settled; the next one finds what is not.
+		// Something was moved to where the walk had been already, or while the
+		// walk was about to look at it. The next one finds what is not settled.
 		b.again = true
 	}
 	return b.handOver()
@@ -190,7 +194,7 @@ func (b *baseline) Visit(e *layer.Entry) error {
 	if b.at.known && b.at.file.Generation != 0 {
 		return nil // it came to life after counting began: growth, no baseline
 	}
-	if b.again && b.at.known && (e.Dir() || e.Nlink < 2) {
+	if _, open := b.open[e.Inode]; b.again && b.at.known && !open && (e.Dir() || e.Nlink < 2) {
 		return nil // the first walk has told; where it is now, the kernel side tells
 	}
 	was, ok, err := b.settled(e)
@@ -211,6 +215,21 @@ func (b *baseline) Visit(e *layer.Entry) error {
 		return nil
 	}
 	return b.handOver()
+}
+
+// unsettled reports whether files were tracked but had another name when they were
+// to be looked at. Those that were deleted instead are none of the baseline.
+func (b *baseline) unsettled() (bool, error) {
+	for inode := range b.open {
+		entry, known, err := b.kernel.Entry(b.dev, inode)
+		if err != nil {
+			return false, fmt.Errorf("looking up inode %d: %w", inode, err)
+		}
+		if !known || entry.Deleted {
+			delete(b.open, inode)
+		}
+	}
+	return len(b.open) > 0, nil
 }
 
 // settled returns what counts as the inode's baseline; ok is false if it is gone.
