@@ -40,7 +40,15 @@ func newRun(out io.Writer, o options) *run {
 	return &run{out: out, options: o, packages: map[string]*testPackage{}}
 }
 
+// bootEvent comes at the start of a suite in a VM. If the emulator fails, the VM is
+// booted again and so the suite begins again: what it had counted is void.
+const bootEvent = `{"Action":"boot"}`
+
 func (r *run) line(line []byte) {
+	if string(bytes.TrimSpace(line)) == bootEvent {
+		*r = *newRun(r.out, r.options)
+		return
+	}
 	var e event
 	if !bytes.HasPrefix(line, []byte("{")) || json.Unmarshal(line, &e) != nil {
 		// Not from a test: the go command's own complaints.

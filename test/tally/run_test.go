@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"strings"
 	"testing"
 )
@@ -61,5 +62,20 @@ func TestCounts(t *testing.T) {
 				t.Errorf("missing %q in:\n%s", test.says, out.String())
 			}
 		})
+	}
+}
+
+func TestBootVoidsWhatWasCounted(t *testing.T) {
+	const passed = `{"Action":"run","Package":"p","Test":"TestA"}
+{"Action":"pass","Package":"p","Test":"TestA"}
+`
+	r := newRun(io.Discard, options{})
+	text := bootEvent + "\n" + passed + `{"Action":"run","Package":"p","Test":"TestB"}` + "\n" +
+		bootEvent + "\n" + passed + `{"Action":"pass","Package":"p"}` + "\n"
+	if err := r.read(strings.NewReader(text)); err != nil {
+		t.Fatal(err)
+	}
+	if r.counts != (counts{passed: 1}) {
+		t.Errorf("%s, want 1 passed only", r.counts)
 	}
 }
