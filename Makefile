@@ -9,8 +9,26 @@ SHELL := /bin/bash
 PREFIX ?= /usr/local
 # The kernels of test-vm: names that test/vm/fetch knows.
 KERNELS ?= 6.1 newest
+# That of compare.
+KERNEL ?= 6.1
+# How long test-model goes on, on each kernel with each file system.
+MODEL_TIME ?= 5m
 # Packages whose tests run there.
-VM_PACKAGES := tracer test/e2e
+VM_PACKAGES := tracer test/model test/e2e
+# What is left to the other kernel where both are run, by the kernel that leaves it: tests of what does
+# not depend on the kernel, and overlays' options one at a time. Together both run everything.
+LEAVES_6.1 := TestErrors|TestDaemonTrouble|TestExplain|TestContainedBlind|TestSlowReader|TestPID|TestMountOptions/^(index|metacopy|redirect_dir)=on$$
+LEAVES_newest := TestLogs|TestDaemonRestart|TestSeveralNames|TestContainerd|TestFate|TestContained$$|TestCgroup$$|TestTableFull|TestLayerIDIsReused|TestLayerWithoutRoom|TestMountOptions/nfs_export
+# Where test-cgroups runs: kernels, and the hierarchies that they are given.
+CGROUPS ?= 6.1-v1 newest-hybrid
+# Where test-drivers runs: kernels, and file systems whose storage driver is not vfs.
+DRIVERS ?= 6.1-btrfs
+# What test-matrix goes through, and the tests with Docker that it runs there.
+MATRIX_KERNELS ?= 5.10 6.1 6.12 newest
+MATRIX_FILE_SYSTEMS ?= ext4 xfs btrfs tmpfs
+MATRIX = $(foreach kernel,$(MATRIX_KERNELS),$(MATRIX_FILE_SYSTEMS:%=$(kernel)-%))
+# What test-docker runs.
+DOCKER_TESTS ?= TestAcceptance|TestLifecycle|TestRunToCompletion|TestShortLived|TestOneWay
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 GO := .ci/with-go go
@@ -18,6 +36,7 @@ GO := .ci/with-go go
 GIT := git -c safe.directory='*'
 VERSION = $(shell $(GIT) describe --tags --always --dirty 2>/dev/null)
 COMMIT = $(shell $(GIT) rev-parse HEAD 2>/dev/null)
+# The tag leaves out web pages of a library, half a megabyte.
 LDFLAGS = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 SCRIPTS = $(shell $(GIT) grep --untracked -lE '^\#!.*(ba)?sh\b' -- .ci test) test/vm/lib.sh
 
@@ -27,11 +46,15 @@ help: ## list the targets
 
 .PHONY: build
 build: ## build bin/layertrace, statically linked
-	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)" -o bin/layertrace ./cmd/layertrace
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -tags grpcnotrace -ldflags "$(LDFLAGS)" -o bin/layertrace ./cmd/layertrace
 
 .PHONY: install
 install: build ## install it below PREFIX (/usr/local)
 	install -D -m 755 bin/layertrace $(DESTDIR)$(PREFIX)/bin/layertrace
+
+.PHONY: image
+image: build ## build the image layertrace with Docker, to run it in a container
+	tar -c -C bin layertrace -C ../deploy/docker Dockerfile | docker build -t layertrace -
 
 .PHONY: generate
 generate: ## compile bpf/ and generate its Go code
@@ -62,11 +85,94 @@ test-unit: test-programs ## run the tests that need no kernel of their own
 	$(GO) test -race -json ./... | bin/tally -save bin/results/unit
 
 .PHONY: test-vm
-test-vm: $(KERNELS:%=test-vm-%) ## run the kernel and Docker tests in VMs (KERNELS="6.1 newest")
+# All at once: test/vm/run lets as many run as the machine can bear.
+test-vm: build test-programs guest-programs ## run the kernel and Docker tests in VMs (KERNELS="6.1 newest")
+	@runs=(); status=0; \
+	for kernel in $(KERNELS); do \
+		$(MAKE) --no-print-directory suite-$$kernel 2>&1 | sed -u "s/^/$$kernel: /" & runs+=($$!); \
+	done; \
+	for run in "$${runs[@]}"; do wait "$$run" || status=1; done; exit $$status
 
-test-vm-%: build test-programs
-	.ci/with-go test/vm/run --docker --kernel $* --out bin/results/vm-$* -- test/vm/suite $(VM_PACKAGES) | \
+suite-%:
+	@LAYERTRACE_TEST_SKIP='$(if $(word 2,$(KERNELS)),$(LEAVES_$*))' .ci/with-go test/vm/run --docker --kernel $* --out bin/results/vm-$* -- test/vm/suite $(VM_PACKAGES) | \
 		bin/tally -v -strict -save bin/results/vm-$*
+
+.PHONY: test-cgroups
+test-cgroups: $(CGROUPS:%=test-cgroup-%) ## run those that depend on control groups under v1 and hybrid
+
+test-cgroup-%: build test-programs
+	LAYERTRACE_TEST_RUN='TestCgroups|TestContained' .ci/with-go test/vm/run --docker \
+		--kernel $(word 1,$(subst -, ,$*)) --cgroup $(word 2,$(subst -, ,$*)) --out bin/results/cgroup-$* -- \
+		test/vm/suite test/e2e | bin/tally -v -strict -save bin/results/cgroup-$*
+
+.PHONY: test-drivers
+test-drivers: $(DRIVERS:%=test-driver-%) ## run those of layers that are plain directories on other file systems
+
+test-driver-%: build test-programs
+	LAYERTRACE_TEST_RUN=TestPlain .ci/with-go test/vm/run --docker \
+		--kernel $(word 1,$(subst -, ,$*)) --fs $(word 2,$(subst -, ,$*)) --out bin/results/driver-$* -- \
+		test/vm/suite tracer test/e2e | bin/tally -v -strict -save bin/results/driver-$*
+
+.PHONY: test-matrix
+test-matrix: build test-programs guest-programs ## run them everywhere, for docs/exactness.md (some hours)
+	@mkdir -p bin/results/matrix; status=0; \
+	$(MAKE) --no-print-directory -k test-cgroups test-drivers test-docker test-podman || status=1; \
+	for run in $(MATRIX); do \
+		.ci/with-go test/vm/run --docker --kernel $${run%-*} --fs $${run##*-} --out bin/results/vm-$$run -- \
+			test/vm/suite $(VM_PACKAGES) | bin/tally -v -strict -save bin/results/matrix/$$run || status=1; \
+	done; \
+	$(MAKE) --no-print-directory exactness || status=1; exit $$status
+
+.PHONY: test-docker
+test-docker: build test-programs guest-programs ## run the tests with newer Docker daemons, and with containerd's image store
+	@status=0; for docker in 26.1 newest "newest --containerd-store"; do \
+		LAYERTRACE_TEST_RUN='$(DOCKER_TESTS)' .ci/with-go test/vm/run --docker=$$docker --kernel newest -- \
+			test/vm/suite test/e2e | bin/tally -v -strict || status=1; \
+	done; exit $$status
+
+.PHONY: test-podman
+test-podman: build test-programs ## run the tests with podman, crun and runc
+	LAYERTRACE_TEST_RUN=TestPodman .ci/with-go test/vm/run --docker --podman --kernel $(KERNEL) -- \
+		test/vm/suite test/e2e | bin/tally -v -strict
+
+.PHONY: test-model
+test-model: test-programs ## let the model checker run on each of them for MODEL_TIME (5m)
+	@mkdir -p bin/results/model; status=0; \
+	for run in $(MATRIX); do \
+		LAYERTRACE_MODEL_TIME=$(MODEL_TIME) LAYERTRACE_TEST_TIMEOUT=3h \
+			test/vm/run --side-by-side --kernel $${run%-*} --fs $${run##*-} --timeout 10800 -- test/vm/suite test/model | \
+			bin/tally -v -strict -save bin/results/model/$$run || status=1; \
+	done; \
+	exit $$status
+
+.PHONY: exactness
+exactness: ## write docs/exactness.md from the results of test-matrix and test-model
+	$(GO) run ./test/matrix -model bin/results/model $(MATRIX:%=bin/results/matrix/%.json) >bin/results/exactness.md
+	mv bin/results/exactness.md docs/exactness.md
+
+.PHONY: compare
+compare: build ## change a layer in many ways; tabulate what layertrace and other tools say (KERNEL=6.1)
+	@.ci/need filetop=libbpf-tools bpftrace=bpftrace fatrace=fatrace
+	@CGO_ENABLED=0 $(GO) build -buildvcs=false -o bin/ ./test/workload ./test/compare
+	@.ci/with-go test/vm/run --docker --kernel $(KERNEL) --timeout 300 -- bin/compare
+
+# Where the VM's clock counts instructions the table is the same however busy the machine is; with
+# BENCH_CLOCK=time it has times, and with BENCH_DIR (a directory on ext4) it is of this kernel.
+BENCH_CLOCK ?= instructions
+BENCH = bin/bench $(if $(PEERS),-peers "$(PEERS)") $(BENCH_FLAGS)
+BENCH_VM = --kernel $(KERNEL) --timeout 900 $(if $(filter instructions,$(BENCH_CLOCK)),--instructions --cpus 1)
+
+.PHONY: bench
+bench: ## what being traced costs, as a table (KERNEL=6.1 PEERS="filetop bpftrace …" BENCH_CLOCK=time BENCH_DIR=…)
+	@.ci/need fio=fio sqlite3=sqlite3 gcc=gcc tar=tar $(foreach peer,$(PEERS),$(peer_$(peer)))
+	@CGO_ENABLED=0 $(GO) build -buildvcs=false -o bin/ ./test/workload ./test/bench
+	@$(if $(BENCH_DIR),$(BENCH) -dir $(BENCH_DIR),.ci/with-go test/vm/run $(if $(filter docker-ps,$(PEERS)),--docker) $(BENCH_VM) -- $(BENCH))
+
+# What the peers of bench need to be installed.
+peer_filetop = filetop=libbpf-tools
+peer_bpftrace = bpftrace=bpftrace
+peer_bpftrace-each = bpftrace=bpftrace
+peer_fatrace = fatrace=fatrace
 
 # Everything that a test needs besides the go command, which would be slow in an emulated machine.
 .PHONY: test-programs
@@ -76,6 +182,11 @@ test-programs:
 	@for package in $(VM_PACKAGES); do \
 		CGO_ENABLED=0 $(GO) test -c -o bin/$${package##*/}.test ./$$package; \
 	done
+
+# Programs of the distribution that the tests run in containers.
+.PHONY: guest-programs
+guest-programs:
+	@.ci/need fio=fio sqlite3=sqlite3 logrotate=logrotate
 
 .PHONY: demo
 demo: build test-programs ## show it at work on a container, in a VM if need be

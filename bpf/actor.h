@@ -5,28 +5,38 @@
 /* The thread group at work, by its leader: workers of io_uring are its threads. */
 static __always_inline void current_process(struct process_id *id)
 {
-	struct task_struct *leader = BPF_CORE_READ((struct task_struct *)bpf_get_current_task(),
-						   group_leader);
+	struct task_struct *leader = READ(TASK_TYPED, current_task(), group_leader);
 
-	id->pid = bpf_get_current_pid_tgid() >> 32;
-	id->exec = BPF_CORE_READ(leader, self_exec_id);
-	id->start_ns = BPF_CORE_READ(leader, start_boottime);
+	id->pid = READ(TASK_TYPED, leader, tgid);
+	id->exec = READ(TASK_TYPED, leader, self_exec_id);
+	id->start_ns = READ(TASK_TYPED, leader, start_boottime);
 }
 
 static __always_inline bool in_kernel_thread(void)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	return READ(TASK_TYPED, current_task(), flags) & PF_KTHREAD;
+}
 
-	return BPF_CORE_READ(task, flags) & PF_KTHREAD;
+/* writes_back tells whether the current thread is writing back, for whom ever. */
+static __always_inline bool writes_back(void)
+{
+	__u64 thread;
+
+	if (writing_back <= 0)
+		return false;
+	thread = bpf_get_current_pid_tgid();
+	return bpf_map_lookup_elem(&writebacks, &thread);
 }
 
 /*
  * actor finds who is to be charged. Work that the kernel finishes by itself
- * (write-back, the end of asynchronous I/O) belongs to the file's last writer.
+ * (write-back, the end of asynchronous I/O) belongs to the file's last writer, also
+ * where somebody else has asked for it by fsync or sync.
  */
 static __always_inline bool actor(struct process_id *id, struct file_entry *file)
 {
-	if (in_kernel_thread()) {
+	/* Of a file that nobody has written since tracing began, who asked for it. */
+	if (in_kernel_thread() || (file->writer.pid && writes_back())) {
 		*id = file->writer;
 		return false;
 	}
@@ -41,19 +51,23 @@ struct path_walk {
 	struct dentry *dentry;
 	char *buffer;
 	__u32 length;
-	__u32 arrived;
+	__u32 end; /* one of these, 0 while it is under way or if there was no room */
 };
+
+#define WALK_ARRIVED 1
+#define WALK_DETACHED 2 /* a file without a path, such as a memfd */
 
 /*
  * One step up: a component, or a crossing into the mount below. Called for each
  * element of path_steps: the verifier reads a callback once, and a loop with so
  * many ways through it tens of thousands of times.
  */
-static long path_step(void *map, __u32 *index, __u64 *unused, struct path_walk *walk)
+static __noinline long path_step(void *map, __u32 *index, __u64 *unused, struct path_walk *walk)
 {
 	struct dentry *dentry = walk->dentry;
 	struct vfsmount *mnt = walk->mnt;
 	__u32 length = walk->length;
+	struct dentry *parent;
 	long n;
 
 	if (dentry == walk->root) {
@@ -61,7 +75,7 @@ static long path_step(void *map, __u32 *index, __u64 *unused, struct path_walk *
 		struct mount *below = BPF_CORE_READ(mount, mnt_parent);
 
 		if (below == mount) {
-			walk->arrived = 1;
+			walk->end = WALK_ARRIVED;
 			return 1;
 		}
 		walk->dentry = BPF_CORE_READ(mount, mnt_mountpoint);
@@ -77,14 +91,20 @@ static long path_step(void *map, __u32 *index, __u64 *unused, struct path_walk *
 	if (n <= 0)
 		return 1;
 	walk->length = length + n;
-	walk->dentry = BPF_CORE_READ(dentry, d_parent);
+	parent = BPF_CORE_READ(dentry, d_parent);
+	if (parent == dentry) {
+		walk->end = WALK_DETACHED;
+		return 1;
+	}
+	walk->dentry = parent;
 	return 0;
 }
 
 /*
  * file_path writes the components of an open file's path, the last one first,
  * across mounts up to the root of its mount namespace. It returns how many bytes
- * that took, 0 if the path has more bytes or components than there is room for.
+ * that took, 0 if the file has no path, or one with more bytes or components than there
+ * is room for.
  */
 static __always_inline __u32 file_path(struct file *file, char *buffer)
 {
@@ -97,9 +117,17 @@ static __always_inline __u32 file_path(struct file *file, char *buffer)
 	};
 	struct loss_counts *lost;
 
+#ifdef OLD_KERNEL
+	for (__u32 i = 0; i < PATH_COMPONENTS; i++)
+		if (path_step(NULL, NULL, NULL, &walk))
+			break;
+#else
 	bpf_for_each_map_elem(&path_steps, path_step, &walk, 0);
-	if (walk.arrived)
+#endif
+	if (walk.end == WALK_ARRIVED)
 		return walk.length;
+	if (walk.end == WALK_DETACHED)
+		return 0;
 	lost = lost_records();
 	if (lost)
 		__sync_fetch_and_add(&lost->long_paths, 1);
@@ -168,7 +196,7 @@ static __noinline int announce_process(struct process_id *who)
 	record->kind = RECORD_PROCESS;
 	record->parent_pid = BPF_CORE_READ(leader, real_parent, tgid);
 	record->process = id;
-	record->cgroup_id = bpf_get_current_cgroup_id();
+	record->cgroup_id = current_cgroup();
 	record->executable = executable;
 	bpf_probe_read_kernel(record->comm, sizeof(record->comm), leader->comm);
 	bpf_ringbuf_submit(record, wake_flags());

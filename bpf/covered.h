@@ -2,14 +2,6 @@
 /* Writes of watched containers to files outside of their layers. */
 #pragma once
 
-/* Cgroups of watched containers, with their layers. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_LAYERS);
-	__type(key, __u64);
-	__type(value, __u32);
-} cgroups SEC(".maps");
-
 /* Sizes of files outside of the layers that watched containers have written to. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -46,14 +38,13 @@ static __always_inline __u32 covered_layer(struct file *file, struct file_key *k
 	struct inode *inode = BPF_CORE_READ(file, f_inode);
 	struct super_block *sb = BPF_CORE_READ(inode, i_sb);
 	struct file_key root = {};
+	struct file_entry *page;
 	struct dentry *dentry;
-	__u64 cgroup;
-	__u32 *layer;
+	__u32 layer;
 
 	if ((BPF_CORE_READ(inode, i_mode) & S_IFMT) != S_IFREG)
 		return 0;
-	cgroup = bpf_get_current_cgroup_id();
-	layer = bpf_map_lookup_elem(&cgroups, &cgroup);
+	layer = cgroup_layer();
 	if (!layer)
 		return 0;
 	if (BPF_CORE_READ(sb, s_magic) == OVERLAYFS_SUPER_MAGIC) {
@@ -61,9 +52,12 @@ static __always_inline __u32 covered_layer(struct file *file, struct file_key *k
 		if (find(upper_inode(BPF_CORE_READ(dentry, d_inode)), &root))
 			return 0;
 	}
+	page = find(inode, &root);
+	if (page && page->plain)
+		return 0;
 	key->device = BPF_CORE_READ(sb, s_dev);
 	key->inode = BPF_CORE_READ(inode, i_ino);
-	return *layer;
+	return layer;
 }
 
 static __always_inline void covered_before(struct file *file)
@@ -97,13 +91,18 @@ static __always_inline void covered_after(struct file *file, long bytes)
 	counter_key.inode = key.inode;
 	current_process(&counter_key.process);
 	counter = counter_of(&counter_key);
-	if (!counter)
+	if (!counter) {
+		struct layer *layer = layer_of(counter_key.layer);
+
+		if (layer)
+			__sync_fetch_and_add(&layer->covered_lost, 1);
 		return;
+	}
 	inode = BPF_CORE_READ(file, f_inode);
 	now = BPF_CORE_READ(inode, i_size);
 	size = bpf_map_lookup_elem(&covered_sizes, &key);
 	if (size && *size != now)
-		__sync_fetch_and_add(&counter->size, now - __sync_lock_test_and_set(size, now));
+		__sync_fetch_and_add(&counter->size, now - exchange(size, now));
 	counter->file_size = now;
 	counter->causes = CAUSE_WRITE;
 	__sync_fetch_and_add(&counter->written, bytes);

@@ -59,20 +59,38 @@ struct file_key {
  * PENDING: overlayfs is still preparing it in its work directory (copy-up).
  * LIVE: it has a name in the layer and counts.
  * DELETED: it lost its last name, or never had one, but is still open.
+ * SHELVED: it lost its last name in the layer, and has one in overlayfs's index
+ * (index=on), from which it comes back when another name of the image's file is used.
  */
 enum file_state {
 	STATE_PENDING = 0,
 	STATE_LIVE = 1,
 	STATE_DELETED = 2,
+	STATE_SHELVED = 3,
 };
 
 /* A size that is not known yet: a baseline file between Track and Settle. */
 #define SIZE_UNKNOWN (-1)
 
 /*
+ * How to know an inode's allocated bytes.
+ * QUOTA: ext2 to ext4 tell each change to the quota hooks, which are summed up.
+ * The others are read, as stat reads them, whenever they may have changed.
+ */
+enum disk_method {
+	DISK_QUOTA = 0,
+	DISK_BLOCKS = 1, /* i_blocks */
+	DISK_XFS = 2,
+	DISK_BTRFS = 3,
+};
+
+/* Allocated bytes that were not read yet: the same for disk methods that read. */
+#define DISK_UNKNOWN (-1)
+
+/*
  * The ledger's page for one inode. size is i_size as last accounted; disk are
  * the allocated bytes that count into the layer; aside are those that do not,
- * because the inode is pending or deleted. One of disk and aside is zero.
+ * because the inode is not live. One of disk and aside is zero.
  */
 struct file_entry {
 	__u64 generation;
@@ -87,7 +105,9 @@ struct file_entry {
 	__u32 layer;
 	__u32 state;
 	__u32 mode;
-	__u32 settled;
+	__u8 settled;
+	__u8 plain; /* no overlay is above it */
+	__u16 disk_method;
 };
 
 /* device is 0 for files of the layer, else that of a file outside of it. */
@@ -117,6 +137,7 @@ struct layer {
 	__s64 overflow_copy_up;
 	__u64 overflow_written;
 	__u64 overflow_events;
+	__u64 covered_lost; /* writes outside of the layer for which there was no counter */
 	__u64 untracked; /* files for which the ledger had no room */
 	__u64 strays; /* inodes without a page that were moved to where pages are */
 	__s32 mounts;
@@ -206,6 +227,18 @@ struct track_args {
 	__u64 inode;
 	__u64 layer;
 	__u64 mode;
+	__u64 disk_method;
+	__u64 plain;
+};
+
+/* size is SIZE_UNKNOWN for directories, which have none. */
+struct turn_args {
+	__u64 device;
+	__u64 inode;
+	__u64 generation;
+	__u64 events;
+	__s64 size;
+	__s64 allocated;
 };
 
 struct settle_args {

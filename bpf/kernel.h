@@ -38,7 +38,8 @@ enum {
 };
 
 enum {
-	BPF_F_NO_PREALLOC = 1,
+	BPF_F_NO_PREALLOC = 1 << 0,
+	BPF_F_MMAPABLE = 1 << 10,
 };
 
 enum {
@@ -50,16 +51,17 @@ enum {
 /* Constants that BTF does not carry; none has changed since 5.10. */
 #define S_IFMT 00170000
 #define S_IFDIR 0040000
+#define S_IFCHR 0020000
 #define S_IFREG 0100000
 #define PF_KTHREAD 0x00200000
 #define OVERLAYFS_SUPER_MAGIC 0x794c7630
+#define BTRFS_SUPER_MAGIC 0x9123683e
 #define ATTR_SIZE (1 << 3)
 #define FALLOC_FL_PUNCH_HOLE 0x02
 #define RENAME_EXCHANGE (1 << 1)
 #define EIOCBQUEUED 529
-/* Since 5.11 (upstream 7e68f3fb2ddb moved the flags); 1 << 6 before. */
-#define IOCB_WRITE (1 << 18)
-#define VM_SHARED 0x8
+#define XFS_ILOCK_EXCL (1 << 2)
+#define OVL_INDEX (1 << 2) /* overlayfs's own, of struct ovl_inode; since 4.15 */
 
 #define CORE __attribute__((preserve_access_index))
 
@@ -80,6 +82,7 @@ struct dentry {
 
 struct super_block {
 	__u32 s_dev;
+	unsigned char s_blocksize_bits;
 	unsigned long s_magic;
 	struct dentry *s_root;
 } CORE;
@@ -92,6 +95,22 @@ struct inode {
 	__s64 i_size;
 	__u16 i_bytes;
 	__u64 i_blocks;
+} CORE;
+
+struct xfs_inode {
+	__u64 i_nblocks;
+	__u64 i_delayed_blks;
+	struct inode i_vnode;
+} CORE;
+
+struct btrfs_root {
+	__u32 anon_dev;
+} CORE;
+
+struct btrfs_inode {
+	struct btrfs_root *root;
+	__u64 new_delalloc_bytes;
+	struct inode vfs_inode;
 } CORE;
 
 struct vfsmount {
@@ -116,7 +135,13 @@ struct file {
 
 struct kiocb {
 	struct file *ki_filp;
+	__s64 ki_pos;
+	void *ki_complete;
 	int ki_flags;
+} CORE;
+
+struct address_space {
+	struct inode *host;
 } CORE;
 
 struct iattr {
@@ -136,7 +161,29 @@ struct mm_struct {
 	struct file *exe_file;
 } CORE;
 
+struct kernfs_node {
+	__u64 id;
+} CORE;
+
+struct cgroup;
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+} CORE;
+
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
+} CORE;
+
+struct css_set {
+	struct cgroup_subsys_state *subsys[1]; /* by controller, for as many as there are */
+	struct cgroup *dfl_cgrp;
+} CORE;
+
 struct task_struct {
+	struct css_set *cgroups;
 	unsigned int flags;
 	int tgid;
 	__u64 start_boottime;

@@ -18,37 +18,37 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
-#include "kernel_compat.h"
 #include "event.h"
+#include "kernel_compat.h"
 #include "maps.h"
 #include "program.h"
+#include "cgroup.h"
 #include "actor.h"
 #include "ledger.h"
 #include "tree.h"
+#include "beside.h"
+#include "copy_up.h"
+#include "disk.h"
 #include "covered.h"
+#include "baseline.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* ---- creation --------------------------------------------------------- */
 
 /*
- * ovl_instantiate(dentry, inode, newdentry, hardlink[, tmpfile since 6.12]) ties
- * a new upper inode, or a further name of one, to an overlay dentry. Its parent
- * directory is locked and nobody else can have found the inode yet.
+ * appeared: an inode, or a further name of one (hardlink), has come into a directory of
+ * a layer.
  */
-ENTRY_PROGRAM("ovl_instantiate", instantiate_entry, struct dentry *dentry, struct inode *overlay,
-	     struct dentry *upper, bool hardlink)
+static __always_inline void appeared(struct dentry *dentry, struct inode *inode, struct file_entry *parent,
+				   struct file_key *parent_key, bool hardlink)
 {
-	struct file_key key = {}, parent_key = {};
-	struct file_entry *file, *parent, fresh;
-	struct inode *inode = BPF_CORE_READ(upper, d_inode);
+	struct file_entry *file, fresh;
 	struct process_id process;
+	struct file_key key = {};
 	__u32 nlink;
 	__s64 moved;
 
-	parent = parent_of(dentry, &parent_key);
-	if (!parent || !inode)
-		return 0;
 	current_process(&process);
 	nlink = BPF_CORE_READ(inode, i_nlink);
 	file = find(inode, &key);
@@ -58,20 +58,20 @@ ENTRY_PROGRAM("ovl_instantiate", instantiate_entry, struct dentry *dentry, struc
 			/* An O_TMPFILE has got its first name. */
 			moved = file->aside;
 			aside_changed(file, -moved);
-			published(file, &key, file->size, &process, CAUSE_CREATE);
+			published(file, &key, inode, file->size, &process, CAUSE_CREATE);
 		} else {
 			struct change change = { .causes = CAUSE_CREATE };
 
 			book(file, &key, &process, &change);
 		}
-		named(FILE_LINKED, file, &key, dentry, &process);
-		return 0;
+		named_in(parent, parent_key, FILE_LINKED, file, &key, dentry, &process);
+		return;
 	}
 
-	new_entry(&fresh, parent->layer, BPF_CORE_READ(inode, i_mode),
+	new_entry(&fresh, parent, BPF_CORE_READ(inode, i_mode),
 		  nlink ? STATE_PENDING : STATE_DELETED);
-	fresh.aside = allocated_bytes(inode);
-	key.device = BPF_CORE_READ(inode, i_sb, s_dev);
+	fresh.aside = allocated_bytes(inode, fresh.disk_method);
+	key.device = parent_key->device;
 	key.inode = BPF_CORE_READ(inode, i_ino);
 	/*
 	 * A page may be there already if the tracer's scan found the new name
@@ -80,98 +80,34 @@ ENTRY_PROGRAM("ovl_instantiate", instantiate_entry, struct dentry *dentry, struc
 	if (bpf_map_update_elem(&files, &key, &fresh, BPF_NOEXIST)) {
 		if (!bpf_map_lookup_elem(&files, &key))
 			untracked(fresh.layer);
-		return 0;
+		return;
 	}
 	file = bpf_map_lookup_elem(&files, &key);
 	if (!file)
-		return 0;
+		return;
 	announce_process(&process);
 	/* The dentry of an O_TMPFILE has a name that is none. */
-	named_in(parent, &parent_key, FILE_CREATED, file, &key, nlink ? dentry : NULL, &process);
+	named_in(parent, parent_key, FILE_CREATED, file, &key, nlink ? dentry : NULL, &process);
 	if (nlink)
-		published(file, &key, BPF_CORE_READ(inode, i_size), &process, CAUSE_CREATE);
+		published(file, &key, inode, BPF_CORE_READ(inode, i_size), &process, CAUSE_CREATE);
 	else
 		aside_changed(file, fresh.aside);
-	return 0;
 }
-
-/* ---- copy-up ---------------------------------------------------------- */
 
 /*
- * Between entry and exit of ovl_copy_up_one the thread fills an inode in the
- * work directory. The quota hooks meet it there first and open a pending page,
- * which ovl_inode_update publishes just before others can reach the inode.
+ * ovl_instantiate(dentry, inode, newdentry, hardlink[, tmpfile since 6.12]) ties
+ * a new upper inode, or a further name of one, to an overlay dentry. Its parent
+ * directory is locked and nobody else can have found the inode yet.
  */
-ENTRY_PROGRAM("ovl_copy_up_one", copy_up_entry, struct dentry *parent, struct dentry *dentry, int flags)
+ENTRY_PROGRAM("ovl_instantiate", instantiate_entry, struct dentry *dentry, struct inode *overlay,
+	     struct dentry *upper, bool hardlink)
 {
-	struct file_key key = {};
-	__u64 thread, subject = (__u64)dentry;
-
-	/* The parent may join the ledger while this goes on: ask the layer's root. */
-	if (!find(upper_inode(BPF_CORE_READ(dentry, d_sb, s_root, d_inode)), &key))
-		return 0;
-	thread = bpf_get_current_pid_tgid();
-	if (bpf_map_update_elem(&copy_ups, &thread, &subject, BPF_NOEXIST) == 0)
-		__sync_fetch_and_add(&copying_up, 1);
-	return 0;
-}
-
-EXIT_PROGRAM("ovl_copy_up_one", copy_up_exit, 1, ALL_CALLS, 3, struct dentry *parent, struct dentry *dentry, int flags, int ret)
-{
-	__u64 thread = bpf_get_current_pid_tgid();
-
-	if (copying_up > 0 && bpf_map_delete_elem(&copy_ups, &thread) == 0)
-		__sync_fetch_and_add(&copying_up, -1);
-	return 0;
-}
-
-ENTRY_PROGRAM("ovl_inode_update", copied_up_entry, struct inode *overlay, struct dentry *upper)
-{
-	__u64 thread = bpf_get_current_pid_tgid(), *subject;
-	struct file_key key = {}, parent_key = {};
 	struct inode *inode = BPF_CORE_READ(upper, d_inode);
-	struct file_entry *file, *parent, fresh;
-	struct process_id process;
-	struct dentry *dentry;
+	struct file_key parent_key = {};
+	struct file_entry *parent = parent_of(dentry, &parent_key);
 
-	if (!inode)
-		return 0;
-	subject = bpf_map_lookup_elem(&copy_ups, &thread);
-	if (subject) {
-		dentry = (struct dentry *)*subject;
-		parent = parent_of(dentry, &parent_key);
-	} else {
-		/* It began before tracing did; the upper dentry tells place and name. */
-		dentry = upper;
-		parent = find(BPF_CORE_READ(upper, d_parent, d_inode), &parent_key);
-	}
-	if (!parent)
-		return 0;
-
-	file = find(inode, &key);
-	if (!file) {
-		/*
-		 * Nothing was allocated for it (an empty file, a short symlink), or
-		 * that was before tracing began; overlayfs has synced its data since.
-		 */
-		new_entry(&fresh, parent->layer, 0, STATE_PENDING);
-		fresh.aside = allocated_bytes(inode);
-		if (bpf_map_update_elem(&files, &key, &fresh, BPF_NOEXIST)) {
-			untracked(fresh.layer);
-			return 0;
-		}
-		file = bpf_map_lookup_elem(&files, &key);
-		if (!file)
-			return 0;
-	}
-	if (file->state != STATE_PENDING)
-		return 0;
-	file->mode = BPF_CORE_READ(inode, i_mode);
-	file->layer = parent->layer;
-	current_process(&process);
-	announce_process(&process);
-	named_in(parent, &parent_key, FILE_COPIED_UP, file, &key, dentry, &process);
-	published(file, &key, BPF_CORE_READ(inode, i_size), &process, CAUSE_COPY_UP);
+	if (parent && inode)
+		appeared(dentry, inode, parent, &parent_key, hardlink);
 	return 0;
 }
 
@@ -194,42 +130,93 @@ static __always_inline void stray(struct dentry *dentry)
 		__sync_fetch_and_add(&layer->strays, 1);
 }
 
-/*
- * ovl_rename's first argument is a user namespace since 5.12, an idmap since 6.3.
- * The VFS moves the dentries only after it has returned: `new` still tells the
- * file's new place.
- */
-EXIT_PROGRAM("ovl_rename", rename_exit, 2, ALL_CALLS, 6, void *idmap, struct inode *olddir, struct dentry *old,
-	     struct inode *newdir, struct dentry *new, unsigned int flags, int ret)
+/* ovl_rename([idmap,] olddir, old, newdir, new, flags) */
+ENTRY_PROGRAM("ovl_rename", rename_entry)
 {
-	struct change change = { .causes = CAUSE_RENAME };
+	struct rename rename = { .old = argument(ctx, 2) };
+	__u64 thread = bpf_get_current_pid_tgid();
+	struct dentry *old = (void *)rename.old;
 	struct file_key key = {};
-	struct process_id process;
-	struct file_entry *file;
 
-	if (ret)
-		return 0;
-	file = find(upper_inode(BPF_CORE_READ(old, d_inode)), &key);
+	if (find(upper_inode(BPF_CORE_READ(old, d_sb, s_root, d_inode)), &key) &&
+	    bpf_map_update_elem(&renames, &thread, &rename, BPF_NOEXIST) == 0)
+		__sync_fetch_and_add(&renaming, 1);
+	return 0;
+}
+
+/* Of several names of a file, just one changes. */
+static __always_inline bool has_others(struct file_entry *file, struct inode *overlay)
+{
+	return (file->mode & S_IFMT) != S_IFDIR && BPF_CORE_READ(overlay, i_nlink) > 1;
+}
+
+static __always_inline void moved(struct dentry *old, struct dentry *new, unsigned int flags)
+{
+	struct inode *source = BPF_CORE_READ(old, d_inode), *target = BPF_CORE_READ(new, d_inode);
+	struct change change = { .causes = CAUSE_RENAME };
+	struct file_key key = {}, other_key = {};
+	struct file_entry *file, *other;
+	struct process_id process;
+	bool several = false;
+
+	file = find(upper_inode(source), &key);
 	if (!file) {
 		stray(new);
-		return 0;
+		return;
 	}
 	current_process(&process);
-	if ((file->mode & S_IFMT) != S_IFDIR && BPF_CORE_READ(old, d_inode, i_nlink) > 1) {
-		/* Of several names just this one has moved. */
+	other = find(upper_inode(target), &other_key);
+	if (other && flags & RENAME_EXCHANGE) {
+		several = has_others(other, target);
+		if (several)
+			named(FILE_UNLINKED, other, &other_key, new, &process);
+	}
+	if (has_others(file, source)) {
 		named(FILE_LINKED, file, &key, new, &process);
 		named(FILE_UNLINKED, file, &key, old, &process);
 	} else {
 		named(FILE_RENAMED, file, &key, new, &process);
 	}
 	book(file, &key, &process, &change);
-	if (!(flags & RENAME_EXCHANGE))
+	if (!other)
+		return;
+	if (flags & RENAME_EXCHANGE) {
+		named(several ? FILE_LINKED : FILE_RENAMED, other, &other_key, old, &process);
+	} else {
+		/* It may have other names; without any, unlinked has booked it. */
+		if (other->state != STATE_LIVE || !in_index_only(target, upper_inode(target)))
+			return;
+		change.causes = CAUSE_DELETE;
+		shelve(other, &change);
+	}
+	book(other, &other_key, &process, &change);
+}
+
+/* The VFS moves the dentries only after it has returned: `new` still tells the new place. */
+EXIT_PROGRAM("ovl_rename", rename_exit, 2, ALL_CALLS, 6)
+{
+	struct dentry *old = (void *)argument(ctx, 2);
+	struct dentry *new = (void *)argument(ctx, 4);
+	unsigned int flags = argument(ctx, 5);
+	__u64 thread = bpf_get_current_pid_tgid();
+	struct file_key whiteout = {};
+	struct rename *rename;
+	int ret = ctx[6];
+
+	if (renaming > 0) {
+		rename = bpf_map_lookup_elem(&renames, &thread);
+		if (rename) {
+			whiteout = rename->whiteout;
+			bpf_map_delete_elem(&renames, &thread);
+			__sync_fetch_and_add(&renaming, -1);
+		}
+	}
+	/* Before 5.12 it has one argument less, and there only probes can reach it. */
+	if (ret)
 		return 0;
-	file = find(upper_inode(BPF_CORE_READ(new, d_inode)), &key);
-	if (!file)
-		return 0;
-	named(FILE_RENAMED, file, &key, old, &process);
-	book(file, &key, &process, &change);
+	moved(old, new, flags);
+	if (whiteout.inode)
+		left(old, &whiteout);
 	return 0;
 }
 
@@ -263,6 +250,7 @@ ENTRY_PROGRAM("ovl_cleanup_and_whiteout", whiteout_entry)
 EXIT_PROGRAM("ovl_do_remove", remove_exit, 3, ALL_CALLS, 2, struct dentry *dentry, int is_dir, int ret)
 {
 	struct change change = { .causes = CAUSE_DELETE };
+	struct inode *overlay = BPF_CORE_READ(dentry, d_inode);
 	__u64 thread = bpf_get_current_pid_tgid();
 	struct file_key key = {}, parent_key = {};
 	struct file_event event = {};
@@ -282,11 +270,14 @@ EXIT_PROGRAM("ovl_do_remove", remove_exit, 3, ALL_CALLS, 2, struct dentry *dentr
 	if (!parent)
 		return 0;
 	current_process(&process);
-	file = find(upper_inode(BPF_CORE_READ(dentry, d_inode)), &key);
+	file = find(upper_inode(overlay), &key);
 	if (file) {
 		/* It has other names; without any, unlinked has booked it. */
-		if (file->state == STATE_LIVE)
+		if (file->state == STATE_LIVE) {
+			if (in_index_only(overlay, upper_inode(overlay)))
+				shelve(file, &change);
 			book(file, &key, &process, &change);
+		}
 		named(FILE_UNLINKED, file, &key, dentry, &process);
 	}
 	if (!whiteout)
@@ -305,16 +296,22 @@ EXIT_PROGRAM("ovl_do_remove", remove_exit, 3, ALL_CALLS, 2, struct dentry *dentr
 
 /* ---- the last name, the last reference -------------------------------- */
 
-static __always_inline void unlinked(struct inode *inode)
+static __always_inline void unlinked(const bool typed, struct inode *inode)
 {
 	struct change change = { .causes = CAUSE_DELETE };
 	struct process_id process;
 	struct file_key key;
-	struct file_entry *file = find(inode, &key);
+	struct file_entry *file = find_as(typed, inode, &key);
 	struct layer *layer;
 	__s64 moved;
 
-	if (!file || BPF_CORE_READ(inode, i_nlink) || file->state != STATE_LIVE)
+	if (!file || READ(typed, inode, i_nlink))
+		return;
+	if (file->state == STATE_SHELVED) {
+		file->state = STATE_DELETED;
+		aside_changed(file, file->aside);
+	}
+	if (file->state != STATE_LIVE)
 		return;
 	layer = layer_of(file->layer);
 	/*
@@ -323,8 +320,9 @@ static __always_inline void unlinked(struct inode *inode)
 	 */
 	if (!layer || layer->mounts <= 0)
 		return;
+	disk_read(file, &key, inode);
 	file->state = STATE_DELETED;
-	moved = __sync_lock_test_and_set(&file->disk, 0);
+	moved = exchange(&file->disk, 0);
 	__sync_fetch_and_add(&file->aside, moved);
 	__sync_fetch_and_add(&layer->open_deleted, moved);
 	__sync_fetch_and_add(&file->events, 1);
@@ -333,18 +331,19 @@ static __always_inline void unlinked(struct inode *inode)
 		change.size = -file->size;
 	actor(&process, file);
 	book(file, &key, &process, &change);
+	disk_read(file, &key, inode);
 }
 
 /* Every file system's unlink, rename and rmdir end in one of these two. */
 EXIT_PROGRAM("drop_nlink", drop_nlink_exit, 4, OF_INODE(0), NO_RESULT, struct inode *inode)
 {
-	unlinked(inode);
+	unlinked(typed, inode);
 	return 0;
 }
 
 EXIT_PROGRAM("clear_nlink", clear_nlink_exit, 5, OF_INODE(0), NO_RESULT, struct inode *inode)
 {
-	unlinked(inode);
+	unlinked(typed, inode);
 	return 0;
 }
 
@@ -358,9 +357,9 @@ ENTRY_PROGRAM("evict", evict_entry, struct inode *inode)
 	struct file_key key;
 	struct file_entry *file;
 
-	if (BPF_CORE_READ(inode, i_nlink))
+	if (READ(typed, inode, i_nlink))
 		return 0;
-	file = find(inode, &key);
+	file = find_as(typed, inode, &key);
 	if (!file)
 		return 0;
 	event.op = FILE_GONE;
@@ -378,61 +377,89 @@ ENTRY_PROGRAM("evict", evict_entry, struct inode *inode)
 
 /* ---- growth: sizes ---------------------------------------------------- */
 
-static __always_inline void written(struct inode *inode, __s64 bytes, __u32 cause)
+static __always_inline void written(const bool typed, struct file *to, __s64 bytes, __u32 cause)
 {
+	struct inode *inode = READ(typed, to, f_inode);
 	struct change change = { .causes = cause };
 	struct file_key key;
-	struct file_entry *file = find(inode, &key);
+	struct file_entry *file = find_as(typed, inode, &key);
 	__s64 size;
 
-	if (!file)
+	if (!file || file->plain) /* plain.h has programs of its own */
 		return;
-	size = BPF_CORE_READ(inode, i_size);
-	if (bytes > 0) {
+	disk_read(file, &key, inode);
+	size = READ(typed, inode, i_size);
+	if (being_copied_up()) {
+		/* With metacopy the data follow when the file is in the layer already. */
+		change.causes = CAUSE_COPY_UP;
+	} else if (bytes > 0) {
 		change.written = bytes;
 		change.writes = 1;
 	} else if (bytes != -EIOCBQUEUED && file->size == size) {
 		return;
 	}
-	size_changed(file, &key, size, &change);
+	size_changed(typed, file, &key, inode, &change);
 }
 
 /* Writes of overlayfs to the real file, since 6.8 (upstream 5f034d34737e). */
 EXIT_PROGRAM("backing_file_write_iter", backing_write_exit, 6, OF_FILE(0), 5, struct file *file, void *iter, struct kiocb *iocb, int flags,
 	     void *context, long ret)
 {
-	written(BPF_CORE_READ(file, f_inode), ret, CAUSE_WRITE);
+	written(typed, file, ret, CAUSE_WRITE);
 	return 0;
 }
 
 EXIT_PROGRAM("backing_file_splice_write", backing_splice_exit, 7, OF_FILE(1), 6, void *pipe, struct file *file, void *pos, unsigned long len,
 	     unsigned int flags, void *context, long ret)
 {
-	written(BPF_CORE_READ(file, f_inode), ret, CAUSE_WRITE);
+	written(typed, file, ret, CAUSE_WRITE);
 	return 0;
 }
 
 /* And before 6.8. splice and sendfile end in vfs_iter_write there. */
 EXIT_PROGRAM("vfs_iter_write", iter_write_exit, 8, OF_FILE(0), 4, struct file *file, void *iter, void *pos, int flags, long ret)
 {
-	written(BPF_CORE_READ(file, f_inode), ret, CAUSE_WRITE);
+	if (copying > 0) {
+		__u64 thread = bpf_get_current_pid_tgid();
+
+		if (bpf_map_lookup_elem(&copies, &thread))
+			ret = 0; /* copy_range_exit counts it */
+	}
+	written(typed, file, ret, CAUSE_WRITE);
 	return 0;
 }
 
 EXIT_PROGRAM("vfs_iocb_iter_write", iocb_write_exit, 9, OF_FILE(0), 3, struct file *file, struct kiocb *iocb, void *iter, long ret)
 {
-	written(BPF_CORE_READ(file, f_inode), ret, CAUSE_WRITE);
+	written(typed, file, ret, CAUSE_WRITE);
+	return 0;
+}
+
+/* An asynchronous write begins: it may end in another context, even before this call does. */
+ENTRY_PROGRAM("vfs_iocb_iter_write", iocb_queue_entry, struct file *file, struct kiocb *iocb)
+{
+	struct process_id process;
+	struct file_key key;
+	__u64 which = (__u64)iocb;
+
+	if (!find(BPF_CORE_READ(file, f_inode), &key))
+		return 0;
+	current_process(&process);
+	announce_process(&process);
+	bpf_map_update_elem(&queued, &which, &process, BPF_ANY);
 	return 0;
 }
 
 /*
- * Asynchronous writes: the size has changed when the call returns, what was
- * written is known only now, on behalf of the file's last writer.
+ * Asynchronous writes: what was written is known only now, on behalf of the process
+ * that began it.
  */
 static __always_inline void completed(struct kiocb *iocb, long bytes)
 {
 	struct change change = { .causes = CAUSE_WRITE };
 	struct inode *inode = BPF_CORE_READ(iocb, ki_filp, f_inode);
+	struct process_id process, *beginner;
+	__u64 which = (__u64)iocb;
 	struct file_key key;
 	struct file_entry *file;
 
@@ -441,9 +468,17 @@ static __always_inline void completed(struct kiocb *iocb, long bytes)
 	file = find(inode, &key);
 	if (!file)
 		return;
-	struct process_id process = file->writer;
+	/* Whoever is at work here may just have been interrupted. */
+	process = file->writer;
+	beginner = bpf_map_lookup_elem(&queued, &which);
+	if (beginner) {
+		process = *beginner;
+		bpf_map_delete_elem(&queued, &which);
+	}
 	change.written = bytes;
 	change.writes = 1;
+	/* xfs and btrfs move the size only now, ext4 has when the call returned. */
+	size_difference(false, file, inode, &change);
 	book(file, &key, &process, &change);
 }
 
@@ -459,62 +494,99 @@ ENTRY_PROGRAM("ovl_aio_rw_complete", ovl_aio_entry, struct kiocb *iocb, long res
 	return 0;
 }
 
+/*
+ * rearranged: a call that writes nothing may have changed size and disk use, also
+ * one that failed in the end.
+ */
+static __always_inline void rearranged(struct inode *inode, long result, __u32 cause)
+{
+	struct change change = { .causes = cause };
+	struct file_key key;
+	struct file_entry *file = find(inode, &key);
+	__s64 size;
+
+	if (!file)
+		return;
+	disk_read(file, &key, inode);
+	size = BPF_CORE_READ(inode, i_size);
+	if (result >= 0 || file->size != size)
+		size_changed(false, file, &key, inode, &change);
+}
+
 EXIT_PROGRAM("vfs_fallocate", fallocate_exit, 10, OF_FILE(0), 4, struct file *file, int mode, __s64 offset, __s64 len, long ret)
 {
-	struct change change = { .causes = CAUSE_ALLOCATE };
-	struct file_key key;
-	struct inode *inode = BPF_CORE_READ(file, f_inode);
-	struct file_entry *entry = find(inode, &key);
-
-	if (entry && !ret)
-		size_changed(entry, &key, BPF_CORE_READ(inode, i_size), &change);
+	rearranged(BPF_CORE_READ(file, f_inode), ret, CAUSE_ALLOCATE);
 	return 0;
 }
 
 /*
- * Before 6.8 copy_file_range to a file system that cannot share extents passes
- * vfs_iter_write on its way, which has counted what was written: so only the
- * size is compared there (count_copies is false).
+ * Before 6.8 copy_file_range passes vfs_iter_write on its way to a file system that
+ * cannot share extents, and does not to one that can: what it has written is counted
+ * at its end, and not in between.
  */
-const volatile bool count_copies = true;
+static __always_inline void copy_begins(struct file *out)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+	struct file_key key = {};
+	__u8 one = 1;
+
+	if (find(BPF_CORE_READ(out, f_inode), &key) &&
+	    bpf_map_update_elem(&copies, &thread, &one, BPF_NOEXIST) == 0)
+		__sync_fetch_and_add(&copying, 1);
+}
+
+ENTRY_PROGRAM("vfs_copy_file_range", copy_range_entry, struct file *in, __s64 pos_in, struct file *out)
+{
+	copy_begins(out);
+	return 0;
+}
 
 EXIT_PROGRAM("vfs_copy_file_range", copy_range_exit, 11, OF_FILE(2), 6, struct file *in, __s64 pos_in, struct file *out, __s64 pos_out,
 	     unsigned long len, unsigned int flags, long ret)
 {
-	written(BPF_CORE_READ(out, f_inode), count_copies ? ret : 0, CAUSE_WRITE);
+	__u64 thread = bpf_get_current_pid_tgid();
+	struct file_key key = {};
+
+	if (copying > 0 && find(BPF_CORE_READ(out, f_inode), &key) &&
+	    bpf_map_delete_elem(&copies, &thread) == 0)
+		__sync_fetch_and_add(&copying, -1);
+	written(typed, out, ret, CAUSE_WRITE);
 	return 0;
 }
 
 EXIT_PROGRAM("vfs_clone_file_range", clone_range_exit, 12, OF_FILE(2), 6, struct file *in, __s64 pos_in, struct file *out, __s64 pos_out,
 	     __s64 len, unsigned int flags, __s64 ret)
 {
-	written(BPF_CORE_READ(out, f_inode), ret, CAUSE_CLONE);
+	rearranged(BPF_CORE_READ(out, f_inode), ret, CAUSE_CLONE);
 	return 0;
 }
 
-/* notify_change(idmap or user namespace since 5.12, dentry, attributes, …) */
-EXIT_PROGRAM("notify_change", notify_change_exit, 13, OF_DENTRY(1), NO_RESULT, void *idmap, struct dentry *dentry, struct iattr *attr)
+/* notify_change([idmap,] dentry, attributes, …) */
+EXIT_PROGRAM("notify_change", notify_change_exit, 13, OF_DENTRY, NO_RESULT)
 {
+	struct dentry *dentry = (void *)argument(ctx, 1);
+	struct iattr *attr = (void *)argument(ctx, 2);
 	struct change change = {};
-	struct inode *inode = BPF_CORE_READ(dentry, d_inode);
+	struct inode *inode = READ(typed, dentry, d_inode);
 	struct file_key key;
-	struct file_entry *file = find(inode, &key);
+	struct file_entry *file = find_as(typed, inode, &key);
 	__s64 size;
 
 	if (!file || file->state == STATE_PENDING)
 		return 0;
-	size = BPF_CORE_READ(inode, i_size);
-	if (BPF_CORE_READ(attr, ia_valid) & ATTR_SIZE)
+	disk_read(file, &key, inode);
+	size = READ(typed, inode, i_size);
+	if (READ(typed, attr, ia_valid) & ATTR_SIZE)
 		change.causes = CAUSE_TRUNCATE;
 	else if (file->size == size || (file->mode & S_IFMT) == S_IFDIR)
 		return 0;
-	size_changed(file, &key, size, &change);
+	size_changed(typed, file, &key, inode, &change);
 	return 0;
 }
 
 /*
  * Extended attributes may take a block of their own, which the quota hooks book:
- * this tells why. (idmap or user namespace since 5.12, dentry, …)
+ * this tells why. ([idmap,] dentry, …)
  */
 static __always_inline void attributes_changed(struct dentry *dentry)
 {
@@ -529,75 +601,47 @@ static __always_inline void attributes_changed(struct dentry *dentry)
 	book(file, &key, &process, &change);
 }
 
-EXIT_PROGRAM("vfs_setxattr", setxattr_exit, 14, OF_DENTRY(1), NO_RESULT, void *idmap, struct dentry *dentry)
+EXIT_PROGRAM("vfs_setxattr", setxattr_exit, 14, OF_DENTRY, NO_RESULT)
 {
-	attributes_changed(dentry);
+	attributes_changed((void *)argument(ctx, 1));
 	return 0;
 }
 
-EXIT_PROGRAM("vfs_removexattr", removexattr_exit, 15, OF_DENTRY(1), NO_RESULT, void *idmap, struct dentry *dentry)
+EXIT_PROGRAM("vfs_removexattr", removexattr_exit, 15, OF_DENTRY, NO_RESULT)
 {
-	attributes_changed(dentry);
+	attributes_changed((void *)argument(ctx, 1));
 	return 0;
 }
 
-/* Where ACLs have an entry point of their own (seen from 6.5 on). */
-EXIT_PROGRAM("vfs_set_acl", set_acl_exit, 16, OF_DENTRY(1), NO_RESULT, void *idmap, struct dentry *dentry)
+/* Where ACLs have entry points of their own (seen from 6.5 on). */
+EXIT_PROGRAM("vfs_set_acl", set_acl_exit, 16, OF_DENTRY, NO_RESULT)
 {
-	attributes_changed(dentry);
+	attributes_changed((void *)argument(ctx, 1));
 	return 0;
 }
 
-/* A first store to a page of a shared mapping: tells why disk is allocated. */
-ENTRY_PROGRAM("do_page_mkwrite", page_mkwrite_entry, struct vm_fault *fault)
+EXIT_PROGRAM("vfs_remove_acl", remove_acl_exit, 24, OF_DENTRY, NO_RESULT)
+{
+	attributes_changed((void *)argument(ctx, 1));
+	return 0;
+}
+
+/* A first store to a page of a shared mapping. */
+EXIT_PROGRAM("do_page_mkwrite", page_mkwrite_exit, 22, ALL_CALLS, NO_RESULT, struct vm_fault *fault)
 {
 	struct change change = { .causes = CAUSE_MMAP };
+	struct vm_area_struct *vma = READ(typed, fault, vma);
+	struct inode *inode = READ(typed, READ(typed, vma, vm_file), f_inode);
 	struct process_id process;
 	struct file_key key;
-	struct file_entry *file;
+	struct file_entry *file = find_as(typed, inode, &key);
 
-	file = find(BPF_CORE_READ(fault, vma, vm_file, f_inode), &key);
 	if (!file || file->state == STATE_PENDING)
 		return 0;
+	disk_read(file, &key, inode);
 	if (actor(&process, file))
 		file->writer = process;
 	book(file, &key, &process, &change);
-	return 0;
-}
-
-/* ---- growth: allocated bytes ------------------------------------------ */
-
-/* quota_changed is all that ext2, ext3 and ext4 do to i_blocks and reservations. */
-static __always_inline void quota_changed(struct inode *inode, __s64 bytes)
-{
-	struct file_key key;
-	struct file_entry *file = find(inode, &key), fresh;
-	__u64 thread;
-
-	if (file) {
-		disk_changed(file, &key, bytes);
-		return;
-	}
-	if (copying_up <= 0 || !device_watched(key.device) || bytes <= 0)
-		return;
-	thread = bpf_get_current_pid_tgid();
-	if (!bpf_map_lookup_elem(&copy_ups, &thread))
-		return;
-	new_entry(&fresh, 0, 0, STATE_PENDING);
-	fresh.aside = bytes;
-	bpf_map_update_elem(&files, &key, &fresh, BPF_NOEXIST);
-}
-
-EXIT_PROGRAM("__dquot_alloc_space", quota_alloc_exit, 17, OF_INODE(0), 3, struct inode *inode, __s64 bytes, int flags, int ret)
-{
-	if (!ret)
-		quota_changed(inode, bytes);
-	return 0;
-}
-
-ENTRY_PROGRAM("__dquot_free_space", quota_free_entry, struct inode *inode, __s64 bytes, int flags)
-{
-	quota_changed(inode, -bytes);
 	return 0;
 }
 
@@ -635,60 +679,5 @@ ENTRY_PROGRAM("generic_shutdown_super", unmount_entry, struct super_block *sb)
 	return 0;
 }
 
-/* ---- the baseline: run by the tracer itself ---------------------------- */
-
-enum {
-	TRACK_NEW = 0,
-	TRACK_KNOWN = 1,
-	TRACK_FULL = 2,
-
-	SETTLE_DONE = 0,
-	SETTLE_AGAIN = 1,
-	SETTLE_GONE = 2,
-	SETTLE_SIZE_TAKEN = 3,
-};
-
-/* track opens the page of an inode that the scan is about to look at. */
-SEC("raw_tp")
-int track(struct track_args *args)
-{
-	struct file_key key = { .inode = args->inode, .device = args->device };
-	struct file_entry entry = {
-		.size = (args->mode & S_IFMT) == S_IFDIR ? 0 : SIZE_UNKNOWN,
-		.layer = args->layer,
-		.mode = args->mode,
-		.state = STATE_LIVE,
-	};
-
-	if (bpf_map_update_elem(&files, &key, &entry, BPF_NOEXIST) == 0)
-		return TRACK_NEW;
-	return bpf_map_lookup_elem(&files, &key) ? TRACK_KNOWN : TRACK_FULL;
-}
-
-/*
- * settle gives a page its baseline, what stat said after track; if no disk was
- * booked on it since userspace looked (disk_events, disk), stat and page speak of
- * the same moment. A size that a hook has read meanwhile is the baseline instead.
- */
-SEC("raw_tp")
-int settle(struct settle_args *args)
-{
-	struct file_key key = { .inode = args->inode, .device = args->device };
-	struct file_entry *file = bpf_map_lookup_elem(&files, &key);
-
-	if (!file || file->state != STATE_LIVE)
-		return SETTLE_GONE;
-	if (file->settled)
-		return SETTLE_SIZE_TAKEN;
-	if (file->disk_events != args->disk_events)
-		return SETTLE_AGAIN;
-	file->base_disk = args->allocated - args->disk;
-	__sync_fetch_and_add(&file->disk, file->base_disk);
-	file->settled = 1;
-	if ((file->mode & S_IFMT) == S_IFDIR)
-		return SETTLE_DONE;
-	if (__sync_val_compare_and_swap(&file->size, SIZE_UNKNOWN, args->size) != SIZE_UNKNOWN)
-		return SETTLE_SIZE_TAKEN;
-	file->base_size = args->size;
-	return SETTLE_DONE;
-}
+/* Last, since it uses what is above. */
+#include "plain.h"

@@ -100,7 +100,7 @@ static __noinline int book(struct file_entry *file, struct file_key *where, stru
 	}
 	/* Several CPUs may race to set the same few bits; a bit never clears. */
 	if ((counter->causes & change->causes) != change->causes)
-		__sync_fetch_and_or(&counter->causes, change->causes);
+		set_bits(&counter->causes, change->causes);
 	return 0;
 }
 
@@ -137,7 +137,7 @@ static __always_inline void disk_changed(struct file_entry *file, struct file_ke
 		book(file, key, &process, &change);
 		if (file->state == STATE_LIVE)
 			return;
-		moved = __sync_lock_test_and_set(&file->disk, 0);
+		moved = exchange(&file->disk, 0);
 		change.disk = -moved;
 		book(file, key, &process, &change);
 		__sync_fetch_and_add(&file->aside, moved);
@@ -149,7 +149,7 @@ static __always_inline void disk_changed(struct file_entry *file, struct file_ke
 		aside_changed(file, bytes);
 	if (file->state != STATE_LIVE)
 		return;
-	moved = __sync_lock_test_and_set(&file->aside, 0);
+	moved = exchange(&file->aside, 0);
 	if (!moved)
 		return;
 	__sync_fetch_and_add(&file->disk, moved);
@@ -157,27 +157,129 @@ static __always_inline void disk_changed(struct file_entry *file, struct file_ke
 	book(file, key, &process, &change);
 }
 
+/* Whether an overlay uses the layer; without one, what goes there is its removal. */
+static __always_inline bool in_use(struct file_entry *file)
+{
+	struct layer *layer = layer_of(file->layer);
+
+	return layer && layer->mounts > 0;
+}
+
+/*
+ * How often to look at an inode again after the page was turned: somebody on another
+ * CPU, who had read the inode before it changed, may turn the page after the one who
+ * knows better. Who turned it last looks last, so that the page is right in the end.
+ */
+#define LOOKS 4
+
+/* put_aside brings the page of an inode that is pending or deleted in step with it. */
+static __noinline int put_aside(struct file_entry *file, struct inode *inode)
+{
+	__s64 now, before;
+
+	if (!file)
+		return 0;
+	for (int i = 0; i < LOOKS; i++) {
+		now = allocated_bytes(inode, file->disk_method);
+		if (file->aside == now)
+			break;
+		before = exchange(&file->aside, now);
+		aside_changed(file, now - before);
+	}
+	return 0;
+}
+
+/*
+ * disk_difference brings the ledger in step with an inode's allocated bytes on file
+ * systems whose changes are not told, and returns what is to be booked. Differences
+ * telescope. A file may be published or deleted meanwhile: as in disk_changed, who
+ * comes second carries the bytes over.
+ */
+static __noinline __s64 disk_difference(struct file_entry *file, struct inode *inode)
+{
+	__s64 now, before, difference = 0;
+
+	if (!file)
+		return 0;
+	if (file->state != STATE_LIVE) {
+		put_aside(file, inode);
+		if (file->state != STATE_LIVE)
+			return 0;
+		exchange(&file->aside, 0);
+	}
+	for (int i = 0; i < LOOKS; i++) {
+		now = allocated_bytes(inode, file->disk_method);
+		before = file->disk;
+		/* Directories of a layer that is being removed shrink. */
+		if (before == now || (now < before && (file->mode & S_IFMT) == S_IFDIR && !in_use(file)))
+			break;
+		before = exchange(&file->disk, now);
+		__sync_fetch_and_add(&file->events, 1);
+		if (before == DISK_UNKNOWN)
+			file->base_disk = now;
+		else
+			difference += now - before;
+	}
+	if (file->state == STATE_LIVE)
+		return difference;
+	difference -= exchange(&file->disk, 0);
+	put_aside(file, inode);
+	return difference;
+}
+
+/* disk_read books it on whoever is at work. */
+static __always_inline void disk_read(struct file_entry *file, struct file_key *key, struct inode *inode)
+{
+	struct change change = {};
+	struct process_id process;
+
+	if (file->disk_method == DISK_QUOTA)
+		return;
+	change.disk = disk_difference(file, inode);
+	if (!change.disk)
+		return;
+	if (actor(&process, file))
+		file->writer = process;
+	book(file, key, &process, &change);
+}
+
+/*
+ * size_difference brings the ledger in step with i_size and notes the difference. What
+ * completes asynchronously does not hold the lock of overlayfs's inode.
+ */
+static __always_inline void size_difference(const bool typed, struct file_entry *file, struct inode *inode,
+					    struct change *change)
+{
+	__s64 now, before;
+
+	if (file->state == STATE_PENDING || (file->mode & S_IFMT) == S_IFDIR)
+		return;
+	for (int i = 0; i < LOOKS; i++) {
+		now = READ(typed, inode, i_size);
+		if (file->size == now)
+			break;
+		before = exchange(&file->size, now);
+		if (before == SIZE_UNKNOWN)
+			file->base_size = now;
+		else if (file->state == STATE_LIVE)
+			change->size += now - before;
+		__sync_fetch_and_add(&file->events, 1);
+	}
+}
+
 /*
  * size_changed compares i_size with the ledger and books the difference beside
  * what else happened. It is called where overlayfs holds the lock of its inode,
  * so that two writers of a file are told apart.
  */
-static __always_inline void size_changed(struct file_entry *file, struct file_key *key,
-					 __s64 now, struct change *change)
+static __always_inline void size_changed(const bool typed, struct file_entry *file, struct file_key *key,
+					 struct inode *inode, struct change *change)
 {
 	struct process_id process;
-	__s64 before = file->size;
 
 	if (file->state == STATE_PENDING)
 		return;
-	if (before != now && (file->mode & S_IFMT) != S_IFDIR) {
-		before = __sync_lock_test_and_set(&file->size, now);
-		if (before == SIZE_UNKNOWN)
-			file->base_size = now;
-		else if (file->state == STATE_LIVE)
-			change->size = now - before;
-		__sync_fetch_and_add(&file->events, 1);
-	}
+	size_difference(typed, file, inode, change);
 	if (actor(&process, file))
 		file->writer = process;
 	book(file, key, &process, change);

@@ -2,7 +2,7 @@
 /* The maps and variables that programs and tracer share, and the bounds of each. */
 #pragma once
 
-#define RING_BYTES (8 << 20)
+#define RING_BYTES (4 << 20)
 #define MAX_LAYERS 4096
 
 struct counter_map {
@@ -33,8 +33,10 @@ struct {
 	__type(value, struct file_entry);
 } files SEC(".maps");
 
+/* Userspace reads it as memory, since it does so for every layer in each interval. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, MAX_LAYERS);
 	__type(key, __u32);
 	__type(value, struct layer);
@@ -48,6 +50,33 @@ struct {
 	__type(value, __u64);
 } copy_ups SEC(".maps");
 
+/* Threads inside vfs_copy_file_range to a file of the ledger. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, __u8);
+} copies SEC(".maps");
+
+/* Threads that write a file of the ledger back. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, __u8);
+} writebacks SEC(".maps");
+
+/*
+ * Who began the asynchronous writes of overlayfs, by its kiocb. Each use of one begins
+ * with an update, so that it does no harm if some stay: those that ended at once.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct process_id);
+} queued SEC(".maps");
+
 /* Threads inside ovl_do_remove, and whether it has left a whiteout. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -55,6 +84,19 @@ struct {
 	__type(key, __u64);
 	__type(value, __u8);
 } removals SEC(".maps");
+
+/* Threads inside ovl_rename, with the dentry that is renamed and the whiteout it leaves. */
+struct rename {
+	__u64 old;
+	struct file_key whiteout; /* inode 0: none, or none that takes a block */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct rename);
+} renames SEC(".maps");
 
 /* Processes and executables that userspace has been told of. */
 struct {
@@ -98,6 +140,12 @@ volatile __u32 watched_device = 0;
 volatile __u32 armed = 0;
 /* Threads in ovl_copy_up_one now: spares everyone else a lookup. */
 volatile __s64 copying_up = 0;
+/* The same of copies. */
+volatile __s64 copying = 0;
+/* The same of writebacks. */
+volatile __s64 writing_back = 0;
+/* The same of renames. */
+volatile __s64 renaming = 0;
 
 /* Types that only the ring and the tracer's own calls use: keeps them in the BTF. */
 const struct counter_record *counter_record_type __attribute__((unused));
@@ -108,6 +156,7 @@ const struct executable_record *executable_record_type __attribute__((unused));
 const struct covered_record *covered_record_type __attribute__((unused));
 const struct track_args *track_args_type __attribute__((unused));
 const struct settle_args *settle_args_type __attribute__((unused));
+const struct turn_args *turn_args_type __attribute__((unused));
 
 static __always_inline bool device_watched(__u32 device)
 {
@@ -116,17 +165,66 @@ static __always_inline bool device_watched(__u32 device)
 	return watched == device || watched == ANY_DEVICE;
 }
 
-/* find looks an inode up in the ledger. */
-static __always_inline struct file_entry *find(struct inode *inode, struct file_key *key)
+/* Set with the first layer that is a directory in a subvolume of btrfs as it is. */
+volatile __u32 subvolumes = 0;
+
+/*
+ * subvolume_device is what stat gives as the device of an inode on btrfs, 0 on other
+ * file systems: inode numbers repeat between subvolumes.
+ */
+static __noinline __u32 subvolume_device(struct inode *inode)
 {
+	struct btrfs_inode *btrfs;
+
+	if (!inode || !bpf_core_type_exists(struct btrfs_inode) ||
+	    BPF_CORE_READ(inode, i_sb, s_magic) != BTRFS_SUPER_MAGIC)
+		return 0;
+	btrfs = (void *)inode - bpf_core_field_offset(struct btrfs_inode, vfs_inode);
+	return BPF_CORE_READ(btrfs, root, anon_dev);
+}
+
+/* find_as looks an inode up in the ledger; typed as in READ. */
+static __always_inline struct file_entry *find_as(const bool typed, struct inode *inode, struct file_key *key)
+{
+	struct file_entry *file;
+	__u32 device, within;
+
 	if (!inode)
 		return NULL;
-	key->device = BPF_CORE_READ(inode, i_sb, s_dev);
+	key->device = READ(typed, READ(typed, inode, i_sb), s_dev);
 	if (!device_watched(key->device))
 		return NULL;
-	key->inode = BPF_CORE_READ(inode, i_ino);
+	key->inode = READ(typed, inode, i_ino);
 	key->pad = 0;
-	return bpf_map_lookup_elem(&files, key);
+	file = bpf_map_lookup_elem(&files, key);
+	if (file || !subvolumes)
+		return file;
+	within = subvolume_device(inode);
+	if (!within)
+		return NULL;
+	device = key->device;
+	key->device = within;
+	file = bpf_map_lookup_elem(&files, key);
+	if (!file)
+		key->device = device;
+	return file;
+}
+
+static __always_inline struct file_entry *find(struct inode *inode, struct file_key *key)
+{
+	return find_as(false, inode, key);
+}
+
+/* being_copied_up is what the current thread is copying up; NULL for nothing. */
+static __always_inline struct dentry *being_copied_up(void)
+{
+	__u64 thread, *subject;
+
+	if (copying_up <= 0)
+		return NULL;
+	thread = bpf_get_current_pid_tgid();
+	subject = bpf_map_lookup_elem(&copy_ups, &thread);
+	return subject ? (struct dentry *)*subject : NULL;
 }
 
 static __always_inline struct layer *layer_of(__u32 id)

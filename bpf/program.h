@@ -81,35 +81,57 @@ static __always_inline bool leave(__u64 hook, unsigned long long *arguments)
 	return true;
 }
 
+/*
+ * argument is that of a function which gets a namespace or an idmap first, on
+ * kernels where it does (see idmapped). The verifier wants to see each read of the
+ * context at a fixed place: so the compiler must not make one of the two.
+ */
+#define argument(ctx, n)                                            \
+	({                                                          \
+		unsigned long long value;                           \
+		if (idmapped) {                                     \
+			value = (ctx)[n];                           \
+			asm volatile("# idmapped" : "+r"(value));   \
+		} else {                                            \
+			value = (ctx)[(n) - 1];                     \
+			asm volatile("# not" : "+r"(value));        \
+		}                                                   \
+		value;                                              \
+	})
+
 /* What an exit program asks enter to look at, by the number of the argument. */
 #define OF_FILE(n) BPF_CORE_READ((struct file *)ctx[n], f_inode)
-#define OF_DENTRY(n) BPF_CORE_READ((struct dentry *)ctx[n], d_inode)
+#define OF_DENTRY BPF_CORE_READ((struct dentry *)argument(ctx, 1), d_inode)
 #define OF_INODE(n) ((struct inode *)ctx[n])
+#define OF_FAULT BPF_CORE_READ((struct vm_fault *)ctx[0], vma, vm_file, f_inode)
+#define OF_OLD_NAME BPF_CORE_READ((struct dentry *)ctx[0], d_inode)
 #define ALL_CALLS NULL
 
-#define RUN_BODY(name, args...)                                      \
+/* typed: whether the arguments are pointers that the verifier knows, see READ. */
+#define RUN_BODY(name, typed, args...)                               \
 	_Pragma("GCC diagnostic push")                               \
 	_Pragma("GCC diagnostic ignored \"-Wint-conversion\"")       \
-	name##_body(___bpf_ctx_cast(args));                          \
+	name##_body(typed, ___bpf_ctx_cast(args));                   \
 	_Pragma("GCC diagnostic pop")
 
 /* ENTRY_PROGRAM defines a program at a function's entry; its body follows. */
 #define ENTRY_PROGRAM(target, name, args...)                                     \
-	static __always_inline int name##_body(unsigned long long *ctx, ##args); \
+	static __always_inline int name##_body(const bool typed,             \
+					       unsigned long long *ctx, ##args); \
 	SEC("fentry/" target)                                                \
 	int name(unsigned long long *ctx)                                    \
 	{                                                                    \
-		RUN_BODY(name, args)                                         \
+		RUN_BODY(name, true, args)                                   \
 		return 0;                                                    \
 	}                                                                    \
 	SEC("kprobe.multi/" target)                                          \
 	int name##_kprobe(struct pt_regs *regs)                              \
 	{                                                                    \
 		unsigned long long ctx[8] = ARGUMENTS(regs);                 \
-		RUN_BODY(name, args)                                         \
+		RUN_BODY(name, false, args)                                  \
 		return 0;                                                    \
 	}                                                                    \
-	static __always_inline int name##_body(unsigned long long *ctx, ##args)
+	static __always_inline int name##_body(const bool typed, unsigned long long *ctx, ##args)
 
 /*
  * EXIT_PROGRAM defines a program at a function's return; its body follows. id
@@ -119,11 +141,12 @@ static __always_inline bool leave(__u64 hook, unsigned long long *arguments)
  */
 #define NO_RESULT 7
 #define EXIT_PROGRAM(target, name, id, subject, result, args...)                 \
-	static __always_inline int name##_body(unsigned long long *ctx, ##args); \
+	static __always_inline int name##_body(const bool typed,             \
+					       unsigned long long *ctx, ##args); \
 	SEC("fexit/" target)                                                 \
 	int name(unsigned long long *ctx)                                    \
 	{                                                                    \
-		RUN_BODY(name, args)                                         \
+		RUN_BODY(name, true, args)                                   \
 		return 0;                                                    \
 	}                                                                    \
 	SEC("kprobe.multi/" target)                                          \
@@ -140,7 +163,7 @@ static __always_inline bool leave(__u64 hook, unsigned long long *arguments)
 		if (!leave(id, ctx))                                         \
 			return 0;                                            \
 		ctx[result] = RESULT(regs);                                  \
-		RUN_BODY(name, args)                                         \
+		RUN_BODY(name, false, args)                                  \
 		return 0;                                                    \
 	}                                                                    \
-	static __always_inline int name##_body(unsigned long long *ctx, ##args)
+	static __always_inline int name##_body(const bool typed, unsigned long long *ctx, ##args)

@@ -114,21 +114,29 @@ static __always_inline void untracked(__u32 layer_id)
 		__sync_fetch_and_add(&layer->untracked, 1);
 }
 
-/* Fresh page of an inode that joins the layer of its parent directory. */
-static __always_inline void new_entry(struct file_entry *entry, __u32 layer, __u32 mode, __u32 state)
+/* Fresh page of an inode that joins the layer of its parent directory, if that is known. */
+static __always_inline void new_entry(struct file_entry *entry, struct file_entry *parent, __u32 mode,
+				      __u32 state)
 {
 	__builtin_memset(entry, 0, sizeof(*entry));
 	/* Inode numbers are reused; the time at which one joins tells its lives apart. */
 	entry->generation = bpf_ktime_get_ns();
-	entry->layer = layer;
+	if (parent) {
+		entry->layer = parent->layer;
+		entry->disk_method = parent->disk_method;
+		entry->plain = parent->plain;
+	}
 	entry->mode = mode;
 	entry->state = state;
 	entry->settled = 1;
 }
 
-/* published: a page has become part of the layer; books all that it holds. */
-static __always_inline void published(struct file_entry *file, struct file_key *key, __s64 size,
-				      struct process_id *process, __u32 cause)
+/*
+ * published: a page has become part of the layer; books all that it holds. inode may
+ * be NULL if the file system tells its changes.
+ */
+static __always_inline void published(struct file_entry *file, struct file_key *key, struct inode *inode,
+				      __s64 size, struct process_id *process, __u32 cause)
 {
 	struct change change = { .causes = cause };
 	bool directory = (file->mode & S_IFMT) == S_IFDIR;
@@ -139,8 +147,11 @@ static __always_inline void published(struct file_entry *file, struct file_key *
 	}
 	file->writer = *process;
 	file->state = STATE_LIVE;
-	change.disk = __sync_lock_test_and_set(&file->aside, 0);
+	change.disk = exchange(&file->aside, 0);
 	__sync_fetch_and_add(&file->disk, change.disk);
+	/* Who has put bytes aside in this moment may not have seen that it is live. */
+	if (inode && file->disk_method != DISK_QUOTA)
+		change.disk += disk_difference(file, inode);
 	__sync_fetch_and_add(&file->events, 1);
 	if (cause == CAUSE_COPY_UP)
 		change.copy_up = directory ? change.disk : size;

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,8 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxActors bounds the cache of cgroups.
-const maxActors = 1 << 14
+const (
+	// maxActors bounds the cache of cgroups.
+	maxActors = 1 << 14
+	// idDigits is how long the ids of most runtimes are, in hexadecimal digits.
+	idDigits = 64
+)
 
 // actors finds the container of a cgroup. Safe for concurrent use.
 type actors struct {
@@ -25,15 +31,13 @@ type actors struct {
 
 	mu    sync.Mutex
 	known map[uint64]string // a container's own cgroup
-	// looked holds, for other cgroups, the container ids in the path, outermost
-	// first; none for a cgroup of the host, or one that was gone already.
-	// Cgroup ids are not used again, so entries stay true, of cgroups that are
-	// gone since as well.
-	looked map[uint64][]string
+	// looked holds what the paths of other cgroups tell. Cgroup ids are not used
+	// again, so entries stay true, of cgroups that are gone since as well.
+	looked map[uint64]pathIDs
 }
 
 func newActors(open func(uint64) (string, error)) *actors {
-	return &actors{open: open, known: make(map[uint64]string), looked: make(map[uint64][]string)}
+	return &actors{open: open, known: make(map[uint64]string), looked: make(map[uint64]pathIDs)}
 }
 
 // add notes a container's own cgroup.
@@ -41,6 +45,23 @@ func (a *actors) add(cgroupID uint64, containerID string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.known[cgroupID] = containerID
+}
+
+// note keeps what the path of a cgroup tells.
+func (a *actors) note(cgroupID uint64, found pathIDs) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.looked) >= maxActors {
+		// Any will do: to look one up again costs microseconds, and one that is
+		// gone meanwhile has hardly anything left to report.
+		for drop := range a.looked {
+			delete(a.looked, drop)
+			if len(a.looked) < maxActors*3/4 {
+				break
+			}
+		}
+	}
+	a.looked[cgroupID] = found
 }
 
 // forget drops the cgroups of a container.
@@ -54,6 +75,14 @@ func (a *actors) forget(containerID string) {
 	}
 }
 
+// own returns the container that a cgroup was made for.
+func (a *actors) own(cgroupID uint64) (string, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	id, ok := a.known[cgroupID]
+	return id, ok
+}
+
 // find returns the container of a cgroup. isContainer tells which ids the
 // runtime knows.
 func (a *actors) find(cgroupID uint64, isContainer func(string) bool) (string, bool) {
@@ -62,7 +91,7 @@ func (a *actors) find(cgroupID uint64, isContainer func(string) bool) (string, b
 	}
 	a.mu.Lock()
 	id, known := a.known[cgroupID]
-	ids, looked := a.looked[cgroupID]
+	found, looked := a.looked[cgroupID]
 	a.mu.Unlock()
 	if known {
 		return id, true
@@ -72,31 +101,38 @@ func (a *actors) find(cgroupID uint64, isContainer func(string) bool) (string, b
 		if err != nil && !errors.Is(err, unix.ESTALE) {
 			return "", false // may be possible later
 		}
-		ids = containerIDs(name)
-		a.mu.Lock()
-		if len(a.looked) >= maxActors {
-			// Any will do: to look one up again costs microseconds, and one
-			// that is gone meanwhile has hardly anything left to report.
-			for drop := range a.looked {
-				delete(a.looked, drop)
-				if len(a.looked) < maxActors*3/4 {
-					break
-				}
-			}
-		}
-		a.looked[cgroupID] = ids
-		a.mu.Unlock()
+		found = pathIDs{ids: containerIDs(name), pairs: componentPairs(name)}
+		a.note(cgroupID, found)
 	}
 	// Of nested containers (docker in docker) the runtime knows one.
-	for i := len(ids) - 1; i >= 0; i-- {
-		if isContainer(ids[i]) {
-			return ids[i], true
+	for _, ids := range [][]string{found.ids, found.pairs} {
+		for _, id := range slices.Backward(ids) {
+			if isContainer(id) {
+				return id, true
+			}
 		}
 	}
-	if len(ids) > 0 {
-		return ids[0], true
+	if len(found.ids) > 0 {
+		return found.ids[0], true
 	}
 	return "", false
+}
+
+// pathIDs is what a cgroup's path tells of containers, outermost first; nothing
+// for a cgroup that was gone already.
+type pathIDs struct {
+	ids   []string // certainly ids of containers
+	pairs []string // ids if the runtime knows them: NAMESPACE/NAME of containerd
+}
+
+// componentPairs returns each two neighbours in a path.
+func componentPairs(name string) []string {
+	components := strings.Split(strings.Trim(name, "/"), "/")
+	var pairs []string
+	for i := 1; i < len(components); i++ {
+		pairs = append(pairs, components[i-1]+"/"+components[i])
+	}
+	return pairs
 }
 
 // containerIDs returns the container ids in a cgroup's path, outermost first.
@@ -115,9 +151,8 @@ func containerIDs(name string) []string {
 // the runtimes' names have in common is the id at the end. The cgroup of a
 // monitor (conmon) has one too, but the container's processes are not in it.
 func componentID(component string) (string, bool) {
-	const digits = 64
 	component = strings.TrimSuffix(component, ".scope")
-	prefix := len(component) - digits
+	prefix := len(component) - idDigits
 	if prefix < 0 || prefix > 0 && component[prefix-1] != '-' && component[prefix-1] != ':' {
 		return "", false
 	}
@@ -130,14 +165,55 @@ func componentID(component string) (string, bool) {
 
 func isHex(s string) bool { return strings.Trim(s, "0123456789abcdef") == "" }
 
-// ownCgroup returns the path, from the root of the v2 hierarchy, of the cgroup
-// that was made for the container, given the text of /proc/PID/cgroup of its init
-// process. That process may be further down (systemd moves itself), and on a
-// host with cgroup v1 it may be in none of its own: then it returns "".
-func ownCgroup(data []byte, containerID string) string {
+// hierarchy is the cgroup hierarchy in which containers are told apart.
+type hierarchy struct {
+	controller string // of v1 that is used for it; empty for v2
+	root       string // where it is mounted on the host; empty if there is none
+	mounted    string // which of its directories is
+}
+
+// v1Controllers are those that each runtime makes a container's cgroups for, if
+// they are there.
+var v1Controllers = []string{"memory", "pids", "devices", "cpu", "freezer", "blkio", "cpuset"}
+
+// findHierarchy chooses as runtimes do: they use v1 wherever their controllers are
+// mounted so, though v2 may be there beside them (hybrid), without controllers
+// and, with older runtimes, without cgroups of containers.
+func findHierarchy(table mountTable) hierarchy {
+	visible := func(m mountEntry) bool {
+		at, ok := table.at(m.point)
+		return ok && at.id == m.id
+	}
+	for _, controller := range v1Controllers {
+		for _, m := range table {
+			if m.fsType == "cgroup" && hasOption(m.options, controller) && visible(m) {
+				return hierarchy{controller, m.point, m.root}
+			}
+		}
+	}
+	for _, m := range table {
+		if m.fsType == "cgroup2" && visible(m) {
+			return hierarchy{"", m.point, m.root}
+		}
+	}
+	return hierarchy{}
+}
+
+// CgroupController returns the cgroup v1 controller in whose hierarchy containers
+// are told apart, empty for v2.
+func (r *Resolver) CgroupController() string { return r.cgroups.controller }
+
+// own returns the path, from the root of the hierarchy, of the cgroup that was made
+// for the container, given the text of /proc/PID/cgroup of its init process. That
+// process may be further down (systemd moves itself), and it may be in none of its
+// own: then it returns "".
+func (h hierarchy) own(data []byte, containerID string) string {
 	for line := range bytes.Lines(data) {
-		name, ok := strings.CutPrefix(strings.TrimSuffix(string(line), "\n"), "0::/")
-		if !ok {
+		// 9:cpu,cpuacct:/docker/<id>
+		_, rest, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), ":")
+		controllers, path, _ := strings.Cut(rest, ":")
+		name, absolute := strings.CutPrefix(path, "/")
+		if !absolute || controllers != h.controller && !(h.controller != "" && hasOption(controllers, h.controller)) {
 			continue
 		}
 		length := 0
@@ -146,7 +222,8 @@ func ownCgroup(data []byte, containerID string) string {
 			if component == ".." {
 				return "" // outside of our cgroup namespace
 			}
-			if id, ok := componentID(component); ok && id == containerID {
+			id, ok := componentID(component)
+			if ok && id == containerID || strings.Contains(containerID, "/") && strings.HasSuffix("/"+name[:length], "/"+containerID) {
 				return "/" + name[:length]
 			}
 			length++ // the slash
@@ -157,27 +234,32 @@ func ownCgroup(data []byte, containerID string) string {
 
 // cgroupID returns the id of a container's own cgroup, 0 if it has none.
 func (r *Resolver) cgroupID(pid int, containerID string) uint64 {
-	if r.cgroupRoot == "" {
+	if r.cgroups.root == "" {
 		return 0
 	}
 	data, err := os.ReadFile(filepath.Join(r.procRoot, strconv.Itoa(pid), "cgroup"))
 	if err != nil {
 		return 0
 	}
-	name := ownCgroup(data, containerID)
-	if name == "" {
+	name := r.cgroups.own(data, containerID)
+	if name == "" || !under(r.cgroups.mounted, name) {
 		return 0
 	}
 	var st unix.Stat_t
-	if err := unix.Stat(filepath.Join(r.cgroupRoot, name), &st); err != nil {
+	inner := strings.TrimPrefix(name, r.cgroups.mounted)
+	if err := unix.Stat(filepath.Join(r.hostRoot+r.cgroups.root, inner), &st); err != nil {
 		return 0
+	}
+	// The next one is likely to be made beside it.
+	if err := r.groups.watch(path.Dir(name)); err != nil {
+		r.log.Debug().Err(err).Msg("new control groups are not noticed")
 	}
 	return st.Ino
 }
 
 // cgroupHandles finds cgroups by their ids.
 type cgroupHandles struct {
-	root int // descriptor of the v2 hierarchy's mount point
+	root int // descriptor of the hierarchy's mount point
 }
 
 // open returns a cgroup's path. The kernel looks it up by id, so it takes

@@ -1,14 +1,15 @@
 package resolver
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,25 +24,31 @@ type Container struct {
 	ID      string // 64 hex digits
 	Name    string // without leading slash
 	Image   string // as the user named it
-	Runtime string // docker
+	Runtime string // a Runtime… word
 	State   State
 
 	InitPID   uint32    // in the initial pid namespace; 0 if it does not run
+	CreatedAt time.Time // zero if not known
 	StartedAt time.Time // of the last start; zero if it never ran
-	// CgroupID is the inode number of the cgroup v2 directory that was made for
-	// the container; 0 if it does not run, or on cgroup v1.
+	// CgroupID is the inode number of the cgroup directory that was made for the
+	// container, in the hierarchy of Resolver.CgroupController; 0 if it does not run.
 	CgroupID uint64
 
 	Driver string // storage driver: overlay2, overlayfs (containerd), vfs …
 
+	// Plain: UpperDir is the container's root as it is, with the image's files in it,
+	// and no overlay above it.
+	Plain bool
 	// UpperDir is the layer's path on the host; empty if it is not known, then
 	// LayerErr says why.
 	UpperDir string
 	// UpperDevice is the kernel's number (major<<20|minor) of the device that
-	// UpperDir lies on, from the mount table: for a btrfs subvolume stat gives
-	// another one.
+	// UpperDir lies on, from the mount table. Of a plain one on btrfs it is the
+	// subvolume's, which stat gives: inode numbers repeat between subvolumes.
 	UpperDevice uint64
-	UpperInode  uint64
+	// UpperFileSystem is the type of what is mounted there: ext4, xfs, …
+	UpperFileSystem string
+	UpperInode      uint64
 	// OverlayDevice is the number of the device that the root overlay itself is;
 	// 0 if it is not mounted, or no overlay. The kernel gives the number to
 	// another overlay as soon as this one is unmounted.
@@ -49,13 +56,22 @@ type Container struct {
 	// LayerErr is why UpperDir, UpperDevice and UpperInode are not all known;
 	// nil if they are. It matches ErrNoUpperDir if they never will be.
 	LayerErr error
+	// LowerDirs are the directories of the image's layers on the host, topmost
+	// first; empty if they are not known.
+	LowerDirs []string
 
 	Mounts []Mount // without the root
 	Labels map[string]string
 
-	LogPath string // of the container's output, on the host; empty unless it is a file
+	LogDriver string // json-file, local, journald …
+	LogPath   string // of the container's output, on the host; empty unless it is a file
 
+	AutoRemove   bool // the runtime removes it when it stops
+	ReadOnlyRoot bool // its root file system is mounted read-only
+
+	upperPath  string  // see UpperPath; empty if that is UpperDir
 	rootDevice uint64  // of what is mounted at /; 0 if it does not run
+	rootMount  Mount   // what is mounted at /; zero if it does not run
 	declared   []Mount // what the runtime says of the mounts
 }
 
@@ -82,14 +98,28 @@ type Mount struct {
 	ReadOnly    bool
 	Device      uint64 // major<<20|minor; 0 if the container does not run
 	FSType      string // empty if the container does not run
+
+	// Declared tells of a mount that the runtime made for the container. Others
+	// were made since, by a process in it or by the host through propagation, or
+	// are some that the runtime does not tell of (an init program, secrets).
+	Declared bool
+	// Anonymous tells of a volume that nobody named: it may be removed together
+	// with the container.
+	Anonymous bool
+	ID        int    // in the container's mount table; 0 if it does not run
+	Root      string // the mounted directory's path in its file system; empty if it does not run
 }
 
 // Running reports whether the container has an init process, paused or not.
 func (c *Container) Running() bool { return c.InitPID != 0 }
 
+// UpperPath is where this process reaches UpperDir: the same, unless it runs in a
+// container itself.
+func (c *Container) UpperPath() string { return cmp.Or(c.upperPath, c.UpperDir) }
+
 // Record returns the container as the stream names it.
 func (c *Container) Record() record.Container {
-	return record.Container{ID: c.ID, Name: c.Name, Image: c.Image, Runtime: c.Runtime}
+	return record.Container{ID: c.ID, Name: c.Name, Image: c.Image, Runtime: c.Runtime, Kubernetes: kubernetesOf(c.Labels)}
 }
 
 // RecordMounts returns the mounts as the stream shows them: without those of the
@@ -176,16 +206,23 @@ func (m *Mount) storage() record.Storage {
 // any: a layer's directory stays, but can not always be found.
 func (r *Resolver) describe(ctx context.Context, d Details, host func() mountTable, before *Container) Container {
 	c := Container{
-		ID: d.ID, Name: d.Name, Image: d.Image, Runtime: "docker", State: d.State,
-		StartedAt: d.StartedAt, Driver: d.Driver, Labels: d.Labels, LogPath: d.LogPath,
+		ID: d.ID, Name: d.Name, Image: d.Image, Runtime: d.Runtime, State: d.State,
+		CreatedAt: d.CreatedAt, StartedAt: d.StartedAt, Driver: d.Driver, Labels: d.Labels,
+		LogDriver: d.LogDriver, LogPath: d.LogPath, AutoRemove: d.AutoRemove, ReadOnlyRoot: d.ReadOnlyRoot,
 		declared: declaredMounts(d),
+	}
+	if c.LogPath == "" && c.LogDriver == "local" {
+		if home := r.driverHome(ctx, "containers"); home != "" {
+			c.LogPath = path.Join(home, c.ID, localLog)
+		}
 	}
 	if d.PID > 0 {
 		c.InitPID = uint32(d.PID)
 		c.CgroupID = r.cgroupID(d.PID, d.ID)
 	}
 	table, root := r.containerMounts(&c)
-	c.Mounts = classifyMounts(c.declared, table, root, host)
+	c.Mounts = classifyMounts(r.placed(&c, table), table, root, host)
+	c.LowerDirs = r.lowerDirs(ctx, d, root, host, before)
 	r.findLayer(ctx, &c, d, root, host, before)
 	return c
 }
@@ -205,6 +242,10 @@ func (r *Resolver) containerMounts(c *Container) (mountTable, mountEntry) {
 		return nil, mountEntry{}
 	}
 	c.rootDevice = root.device
+	c.rootMount = Mount{
+		Class: record.ClassLayer, Destination: "/", ReadOnly: root.readOnly, Declared: true,
+		Device: root.device, FSType: root.fsType, ID: root.id, Root: root.root,
+	}
 	if root.fsType == "overlay" {
 		c.OverlayDevice = root.device
 	}
@@ -217,14 +258,29 @@ func (r *Resolver) procFile(pid uint32, name string) string {
 
 // findLayer finds the upper directory and sets what depends on it.
 func (r *Resolver) findLayer(ctx context.Context, c *Container, d Details, root mountEntry, host func() mountTable, before *Container) {
+	if d.Driver == "fuse-overlayfs" || strings.HasPrefix(root.fsType, "fuse") {
+		// Its upper directory is changed by the file system's own process.
+		c.LayerErr = fmt.Errorf("storage driver %s: %w", d.Driver, ErrNoUpperDir)
+		return
+	}
 	candidates := r.upperCandidates(ctx, d, root, host)
+	c.Plain = plain(d.Driver, root)
 	if len(candidates) == 0 && before != nil && before.UpperDir != "" {
-		candidates = []string{before.UpperDir}
+		candidates, c.Plain = []string{before.UpperDir}, before.Plain
+	}
+	if finder, ok := r.engine.(layerFinder); ok && len(candidates) == 0 {
+		dir, err := finder.UpperDir(ctx, d)
+		if err != nil {
+			r.log.Debug().Err(err).Str("container", d.ID).Msg("the runtime was asked for the layer in vain")
+		}
+		if dir != "" {
+			candidates = []string{path.Clean(dir)}
+		}
 	}
 	if len(candidates) == 0 {
 		switch d.Driver {
-		case "overlay2", "overlay", "overlayfs", "fuse-overlayfs", "":
-			c.LayerErr = errors.New("its root file system is not mounted, and the runtime does not tell its upper directory")
+		case "overlay2", "overlay", "overlayfs", vfs, btrfs, "":
+			c.LayerErr = errNotMounted
 		default:
 			c.LayerErr = fmt.Errorf("storage driver %s: %w", d.Driver, ErrNoUpperDir)
 		}
@@ -240,7 +296,7 @@ func (r *Resolver) findLayer(ctx context.Context, c *Container, d Details, root 
 		rootInode = st.Ino
 	}
 	for _, candidate := range candidates {
-		err := unix.Stat(candidate, &st)
+		err := r.statHost(candidate, &st)
 		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 			err = unix.ENOTDIR
 		}
@@ -258,17 +314,27 @@ func (r *Resolver) findLayer(ctx context.Context, c *Container, d Details, root 
 		return
 	}
 	// The mount table knows paths without symlinks only.
-	canonical, err := filepath.EvalSymlinks(c.UpperDir)
+	canonical, err := r.canonical(c.UpperDir)
 	if err != nil {
 		c.LayerErr = fmt.Errorf("resolving upper directory: %w", err)
 		return
+	}
+	if r.hostRoot != "" {
+		c.upperPath = r.hostRoot + canonical
 	}
 	mount, ok := host().at(canonical)
 	if !ok {
 		c.LayerErr = fmt.Errorf("upper directory %s: the mount table does not tell its device", c.UpperDir)
 		return
 	}
-	c.UpperDevice = mount.device
+	c.UpperDevice, c.UpperFileSystem = mount.device, mount.fsType
+	if c.Plain && mount.fsType == btrfs {
+		if err := unix.Stat(c.UpperPath(), &st); err != nil {
+			c.LayerErr = fmt.Errorf("looking at %s: %w", c.UpperDir, err)
+			return
+		}
+		c.UpperDevice = uint64(unix.Major(st.Dev))<<20 | uint64(unix.Minor(st.Dev))
+	}
 	if c.OverlayDevice == 0 {
 		// Not running, but something (docker cp, docker diff) may have mounted it.
 		if m, ok := overlayOf(host(), c.ID, c.UpperDir); ok {
@@ -305,12 +371,8 @@ func (r *Resolver) upperCandidates(ctx context.Context, d Details, root mountEnt
 	if m, ok := overlayOf(host(), d.ID, ""); ok {
 		add(upperDirs(m.options)...)
 	}
-	if len(candidates) == 0 && d.Driver == "overlayfs" && root.point != "" && root.fsType != "overlay" {
-		// An image without layers: the snapshotter mounts the container's own
-		// directory as it is.
-		if name, ok := host().locate(root.device, root.root); ok {
-			add(name)
-		}
+	if len(candidates) == 0 && plain(d.Driver, root) {
+		add(r.plainDirs(ctx, d, root, host)...)
 	}
 	return candidates
 }
@@ -322,8 +384,10 @@ func overlayOf(host mountTable, containerID, upper string) (mountEntry, bool) {
 		if m.fsType != "overlay" {
 			continue
 		}
-		uppers := upperDirs(m.options)
-		if path.Base(m.point) == containerID && uppers != nil || slices.Contains(uppers, upper) {
+		uppers := m.uppers
+		// Docker mounts images of many layers by paths relative to its directory.
+		same := func(u string) bool { return u == upper || !path.IsAbs(u) && strings.HasSuffix(upper, "/"+u) }
+		if path.Base(m.point) == containerID && uppers != nil || slices.ContainsFunc(uppers, same) {
 			return m, true
 		}
 	}
@@ -336,36 +400,48 @@ func classifyMounts(declared []Mount, table mountTable, root mountEntry, host fu
 	if table == nil {
 		return declared
 	}
-	var sources []mountEntry
+	var places []place
 	mounts := make([]Mount, 0, len(table))
-	for _, e := range table {
+	for i, e := range table {
 		if e.point == "/" {
 			continue
 		}
-		m := Mount{Destination: e.point, ReadOnly: e.readOnly, Device: e.device, FSType: e.fsType}
+		m := Mount{
+			Destination: e.point, ReadOnly: e.readOnly, Device: e.device, FSType: e.fsType,
+			ID: e.id, Root: e.root,
+		}
 		known := slices.IndexFunc(declared, func(d Mount) bool { return d.Destination == e.point })
+		if known >= 0 && !declaredAt(&declared[known], table, i, host) {
+			known = -1 // what somebody mounted over it
+		}
+		m.Declared = known >= 0
+		inner := "" // below what was declared
 		if known < 0 && !kernelOwn(e.fsType) {
 			// The destination may lead through a symlink of the image: the kernel
-			// has the place, the runtime what the user wrote.
-			if sources == nil {
-				sources = sourcesOf(declared, table, host())
+			// has the place, the runtime what the user wrote. Or somebody mounts a
+			// part of what was declared once more.
+			if places == nil {
+				places = placesOf(declared, table, host)
 			}
-			for i, s := range sources {
-				if s.root != "" && s.device == e.device && under(s.root, e.root) &&
-					(known < 0 || len(s.root) > len(sources[known].root)) {
-					known = i
-				}
+			if known, inner = placeOf(places, e); known >= 0 && inner == "" && places[known].unseen {
+				m.Declared, places[known].unseen = true, false
 			}
 		}
 		switch {
 		case root.fsType == "overlay" && e.device == root.device:
 			m.Class = record.ClassLayer
 		case known >= 0:
-			m.Class, m.Source, m.Name = declared[known].Class, declared[known].Source, declared[known].Name
+			d := &declared[known]
+			m.Class, m.Source, m.Name, m.Anonymous = d.Class, d.Source, d.Name, d.Anonymous
+			if m.Source != "" {
+				m.Source = path.Join(m.Source, inner)
+			}
 		case e.fsType == "tmpfs", e.fsType == "ramfs":
 			m.Class = record.ClassTmpfs
+			m.Source, _ = host().locate(e.device, e.root)
 		case e.fsType == "overlay":
 			m.Class = record.ClassNestedOverlay
+			m.Source, _ = host().locate(e.device, e.root)
 		case kernelOwn(e.fsType):
 			m.Class = record.ClassOther
 		default:
@@ -382,6 +458,7 @@ func classifyMounts(declared []Mount, table mountTable, root mountEntry, host fu
 func declaredMounts(d Details) []Mount {
 	var mounts []Mount
 	add := func(m Mount) {
+		m.Declared = true
 		if !slices.ContainsFunc(mounts, func(o Mount) bool { return o.Destination == m.Destination }) {
 			mounts = append(mounts, m)
 		}
@@ -389,7 +466,10 @@ func declaredMounts(d Details) []Mount {
 	for _, m := range d.Mounts {
 		mount := Mount{
 			Class: record.ClassOther, Destination: path.Clean("/" + m.Destination),
-			Source: m.Source, Name: m.Name, ReadOnly: m.ReadOnly,
+			Source: m.Source, Name: m.Name, ReadOnly: m.ReadOnly, Anonymous: m.Anonymous,
+		}
+		if m.Subpath != "" && mount.Source != "" {
+			mount.Source = path.Join(mount.Source, m.Subpath)
 		}
 		switch m.Type {
 		case "bind":
@@ -424,24 +504,6 @@ func declaredMounts(d Details) []Mount {
 	return mounts
 }
 
-// sourcesOf returns, for those declared mounts that the container's table does
-// not have under their destination, on which device and where in its file system
-// their sources lie. The others have an empty root.
-func sourcesOf(declared []Mount, table, host mountTable) []mountEntry {
-	sources := make([]mountEntry, len(declared))
-	for i, m := range declared {
-		if m.Source == "" || slices.ContainsFunc(table, func(e mountEntry) bool { return e.point == m.Destination }) {
-			continue
-		}
-		source := path.Clean("/" + m.Source)
-		if on, ok := host.at(source); ok {
-			inner := path.Join(on.root, strings.TrimPrefix(source, on.point))
-			sources[i] = mountEntry{device: on.device, root: inner}
-		}
-	}
-	return sources
-}
-
 // kernelOwn reports whether a file system holds no files of anybody.
 func kernelOwn(fsType string) bool {
 	switch fsType {
@@ -453,18 +515,13 @@ func kernelOwn(fsType string) bool {
 	return false
 }
 
-// readHost reads the host's mount table when it is first asked for.
+// readHost returns the host's mount table as it is when it is first asked for.
 func (r *Resolver) readHost() func() mountTable {
-	var table mountTable
-	read := false
-	return func() mountTable {
-		if !read {
-			read = true
-			var err error
-			if table, err = readMounts(r.hostMounts()); err != nil {
-				r.log.Warn().Err(err).Msg("host mount table not readable")
-			}
+	return sync.OnceValue(func() mountTable {
+		table, err := r.host.read()
+		if err != nil {
+			r.log.Warn().Err(err).Msg("host mount table not readable")
 		}
 		return table
-	}
+	})
 }

@@ -10,6 +10,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,8 +23,9 @@ import (
 )
 
 const (
-	// dockerTimeout bounds every call but the stream of events.
-	dockerTimeout = 10 * time.Second
+	// dockerTimeout bounds every call but the stream of events. A daemon that
+	// starts many containers may well answer only after half a minute.
+	dockerTimeout = time.Minute
 	// dockerBacklog is how many events wait for a slow reader before they wait
 	// in the daemon.
 	dockerBacklog = 256
@@ -31,7 +34,13 @@ const (
 // docker is the Engine of a Docker daemon, and the only place that knows its
 // client library.
 type docker struct {
-	api *client.Client
+	api     *client.Client
+	runtime string                     // a Runtime… word
+	info    atomic.Pointer[EngineInfo] // as last told
+
+	mu         sync.Mutex
+	containerd *containerdConn // where it keeps its layers; nil until that was asked for
+	namespace  string          // of its containers there
 }
 
 // NewDocker returns the Engine of a Docker daemon. host is its address in the
@@ -55,10 +64,16 @@ func NewDocker(host string) (Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("setting up the docker client: %w", err)
 	}
-	return &docker{api}, nil
+	return &docker{api: api, runtime: RuntimeDocker}, nil
 }
 
-func (d *docker) Close() error { return d.api.Close() }
+func (d *docker) Close() error {
+	err := d.api.Close()
+	if d.containerd != nil {
+		err = errors.Join(err, d.containerd.Close())
+	}
+	return err
+}
 
 func (d *docker) Info(ctx context.Context) (EngineInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
@@ -67,7 +82,7 @@ func (d *docker) Info(ctx context.Context) (EngineInfo, error) {
 	if err != nil {
 		return EngineInfo{}, d.wrap("asking docker what it is", err)
 	}
-	return EngineInfo{
+	told := EngineInfo{
 		Host:          d.api.DaemonHost(),
 		Version:       info.ServerVersion,
 		APIVersion:    d.api.ClientVersion(),
@@ -79,7 +94,9 @@ func (d *docker) Info(ctx context.Context) (EngineInfo, error) {
 			return strings.Contains(o, "name=rootless")
 		}),
 		Containers: info.Containers,
-	}, nil
+	}
+	d.info.Store(&told)
+	return told, nil
 }
 
 func (d *docker) List(ctx context.Context) ([]Listed, error) {
@@ -124,6 +141,7 @@ func (d *docker) Inspect(ctx context.Context, id string) (Details, error) {
 		ID:             c.ID,
 		Name:           strings.TrimPrefix(c.Name, "/"),
 		Image:          c.Image,
+		Runtime:        d.runtime,
 		Driver:         c.GraphDriver.Name,
 		DriverData:     c.GraphDriver.Data,
 		HostnamePath:   c.HostnamePath,
@@ -140,6 +158,7 @@ func (d *docker) Inspect(ctx context.Context, id string) (Details, error) {
 			details.Image = c.Config.Image
 		}
 	}
+	details.CreatedAt, _ = time.Parse(time.RFC3339Nano, c.Created)
 	if c.State != nil {
 		details.State = State(c.State.Status)
 		details.PID = c.State.Pid
@@ -148,12 +167,17 @@ func (d *docker) Inspect(ctx context.Context, id string) (Details, error) {
 	}
 	if c.HostConfig != nil {
 		details.Tmpfs = slices.Sorted(maps.Keys(c.HostConfig.Tmpfs))
+		details.LogDriver = c.HostConfig.LogConfig.Type
+		details.AutoRemove = c.HostConfig.AutoRemove
+		details.ReadOnlyRoot = c.HostConfig.ReadonlyRootfs
 	}
 	for _, m := range c.Mounts {
-		details.Mounts = append(details.Mounts, DeclaredMount{
-			Type: string(m.Type), Name: m.Name, Source: m.Source,
-			Destination: m.Destination, ReadOnly: !m.RW,
-		})
+		details.Mounts = append(details.Mounts, declaredMount(m, c.HostConfig))
+	}
+	if c.HostConfig != nil && c.HostConfig.IpcMode.IsHost() {
+		// Not a tmpfs of its own, as other containers have.
+		const shm = "/dev/shm"
+		details.Mounts = append(details.Mounts, DeclaredMount{Type: "bind", Source: shm, Destination: shm})
 	}
 	return details, nil
 }
@@ -179,12 +203,32 @@ func (d *docker) Events(ctx context.Context) (<-chan Event, <-chan error) {
 	messages, errs := d.api.Events(ctx, events.ListOptions{Since: since, Filters: filter})
 	limit.Stop()
 
+	// Without this nobody can say where the layer of a new container is before the
+	// daemon does, so that the first events wait for it, in the stream. Later it
+	// may have changed, which is not likely.
+	asked := make(chan struct{})
 	go func() {
-		defer cancel(nil)
+		defer close(asked)
+		_, _ = d.Info(ctx)
+	}()
+	if d.info.Load() == nil {
+		<-asked
+	}
+	go func() {
+		defer func() {
+			cancel(nil)
+			<-asked
+		}()
 		for {
 			select {
 			case m := <-messages:
-				event := Event{ID: m.Actor.ID, Action: string(m.Action), Time: time.Unix(0, m.TimeNano)}
+				event := Event{
+					ID: m.Actor.ID, Action: string(m.Action), Time: time.Unix(0, m.TimeNano),
+					Runtime: d.runtime, Name: m.Actor.Attributes["name"], Image: m.Actor.Attributes["image"],
+				}
+				if info := d.info.Load(); m.Action == events.ActionCreate && info != nil {
+					event.Driver, event.UpperDir = info.Driver, dockerUpperDir(info, m.Actor.ID)
+				}
 				if m.TimeNano == 0 {
 					event.Time = time.Unix(m.Time, 0)
 				}
@@ -238,9 +282,56 @@ func (d *docker) reason(err error) error {
 		conn.Close()
 		return fmt.Errorf("%s: %w", host, err)
 	}
+	return fmt.Errorf("connecting to %s: %w", host, systemReason(dialErr))
+}
+
+// systemReason returns the kernel's answer alone.
+func systemReason(err error) error {
 	var call *os.SyscallError
-	if errors.As(dialErr, &call) {
-		dialErr = call.Err
+	if errors.As(err, &call) {
+		return call.Err
 	}
-	return fmt.Errorf("connecting to %s: %w", host, dialErr)
+	return err
+}
+
+// UpperDir asks containerd, where the daemon keeps its layers there (driver
+// overlayfs and other snapshotters), since the daemon's own API does not tell.
+func (d *docker) UpperDir(ctx context.Context, c Details) (string, error) {
+	if c.DriverData != nil || c.Driver == "" {
+		return "", nil
+	}
+	switch c.Driver {
+	case "overlay2", "vfs", "btrfs", "zfs", "fuse-overlayfs", "overlay", "aufs", "devicemapper":
+		return "", nil // a driver of Docker's own
+	}
+	snapshots, err := d.snapshots(ctx)
+	if err != nil || snapshots == nil {
+		return "", err
+	}
+	return snapshots.snapshotDir(ctx, d.namespace, c.Driver, c.ID)
+}
+
+// snapshots returns the connection to the daemon's containerd, nil if the daemon
+// names none (before Docker 27).
+func (d *docker) snapshots(ctx context.Context) (*containerdConn, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.containerd != nil {
+		return d.containerd, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
+	defer cancel()
+	info, err := d.api.Info(ctx)
+	if err != nil {
+		return nil, d.wrap("asking docker for its containerd", err)
+	}
+	if info.Containerd == nil || info.Containerd.Address == "" {
+		return nil, nil
+	}
+	conn, err := dialContainerd(info.Containerd.Address)
+	if err != nil {
+		return nil, err
+	}
+	d.containerd, d.namespace = conn, info.Containerd.Namespaces.Containers
+	return conn, nil
 }

@@ -62,7 +62,9 @@ func TestDocker(t *testing.T) {
 			fmt.Fprint(w, `{"Id":"full","Name":"/web","Image":"sha256:0","Driver":"overlay2","LogPath":"/l",
 				"State":{"Status":"running","Pid":42,"StartedAt":"2026-01-02T03:04:05.000000006Z"},
 				"GraphDriver":{"Name":"overlay2","Data":{"UpperDir":"/u"}},
-				"HostConfig":{"Tmpfs":{"/t2":"","/t1":"size=1m"}},
+				"HostConfig":{"Tmpfs":{"/t2":"","/t1":"size=1m"},"Binds":["v:/d:ro"],"AutoRemove":true,"ReadonlyRootfs":true,
+					"LogConfig":{"Type":"json-file"},"IpcMode":"host"},
+				"Created":"2026-01-02T03:04:04Z",
 				"Config":{"Image":"web:1","Labels":{"a":"b"}},
 				"HostsPath":"/h","HostnamePath":"/n","ResolvConfPath":"/r",
 				"Mounts":[{"Type":"volume","Name":"v","Source":"/s","Destination":"/d","RW":false}]}`)
@@ -90,11 +92,13 @@ func TestDocker(t *testing.T) {
 	}
 	full, err := e.Inspect(ctx, "full")
 	if want := (Details{
-		ID: "full", Name: "web", Image: "web:1", State: StateRunning, PID: 42,
+		ID: "full", Name: "web", Image: "web:1", Runtime: RuntimeDocker, State: StateRunning, PID: 42,
 		StartedAt: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Driver: "overlay2",
 		DriverData: map[string]string{"UpperDir": "/u"}, Labels: map[string]string{"a": "b"},
-		Mounts: []DeclaredMount{{"volume", "v", "/s", "/d", true}}, Tmpfs: []string{"/t1", "/t2"},
+		Mounts: []DeclaredMount{{Type: "volume", Name: "v", Source: "/s", Destination: "/d", ReadOnly: true},
+			{Type: "bind", Source: "/dev/shm", Destination: "/dev/shm"}}, Tmpfs: []string{"/t1", "/t2"},
 		HostsPath: "/h", HostnamePath: "/n", ResolvConfPath: "/r", LogPath: "/l",
+		CreatedAt: time.Date(2026, 1, 2, 3, 4, 4, 0, time.UTC), LogDriver: "json-file", AutoRemove: true, ReadOnlyRoot: true,
 	}); err != nil || !reflect.DeepEqual(full, want) {
 		t.Errorf("got  %+v, %v\nwant %+v", full, err, want)
 	}
@@ -116,12 +120,24 @@ func TestDocker(t *testing.T) {
 
 func TestDockerEvents(t *testing.T) {
 	hold := make(chan struct{})
+	root := t.TempDir()
+	books := filepath.Join(root, "image/overlay2/layerdb/mounts/1")
+	if err := os.MkdirAll(books, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(books, "mount-id"), []byte("4711\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	e, server := daemon(t, func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/info") {
+			fmt.Fprintf(w, `{"Driver":"overlay2","DockerRootDir":%q}`, root)
+			return
+		}
 		q := r.URL.Query()
 		if q.Get("since") == "" || !strings.Contains(q.Get("filters"), `"destroy":true`) || !strings.Contains(q.Get("filters"), `"container":true`) {
 			t.Errorf("query %v", q)
 		}
-		fmt.Fprint(w, `{"Type":"container","Action":"create","Actor":{"ID":"1"},"time":1,"timeNano":1000000005}`+"\n")
+		fmt.Fprint(w, `{"Type":"container","Action":"create","Actor":{"ID":"1","Attributes":{"name":"n","image":"i:1"}},"time":1,"timeNano":1000000005}`+"\n")
 		fmt.Fprint(w, `{"Type":"container","Action":"die","Actor":{"ID":"1"},"time":2}`+"\n")
 		w.(http.Flusher).Flush()
 		select {
@@ -131,8 +147,14 @@ func TestDockerEvents(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	events, failed := e.Events(ctx)
-	for _, want := range []Event{{"1", "create", time.Unix(1, 5)}, {"1", "die", time.Unix(2, 0)}} {
-		if got := <-events; got.ID != want.ID || got.Action != want.Action || !got.Time.Equal(want.Time) {
+	for _, want := range []Event{
+		{
+			ID: "1", Action: "create", Time: time.Unix(1, 5), Runtime: "docker", Name: "n", Image: "i:1",
+			Driver: "overlay2", UpperDir: root + "/overlay2/4711/diff",
+		},
+		{ID: "1", Action: "die", Time: time.Unix(2, 0), Runtime: "docker"},
+	} {
+		if got := <-events; got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
 	}
@@ -215,5 +237,86 @@ func TestDockerErrors(t *testing.T) {
 		if errors.Is(got, ErrUnreachable) != unreachable || !errors.Is(got, err) || !strings.HasPrefix(got.Error(), "doing: ") {
 			t.Errorf("%v: %v", err, got)
 		}
+	}
+}
+
+func TestDockerUpperDir(t *testing.T) {
+	root := t.TempDir()
+	put := func(id, text string) {
+		t.Helper()
+		dir := filepath.Join(root, "image/overlay2/layerdb/mounts", id)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "mount-id"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("aa", "0123")
+	put("bb", "../../etc")
+	put("cc", "")
+	info := EngineInfo{Driver: "overlay2", RootDir: root}
+	for id, want := range map[string]string{"aa": root + "/overlay2/0123/diff", "bb": "", "cc": "", "dd": "", "../mounts/aa": ""} {
+		if got := dockerUpperDir(&info, id); got != want {
+			t.Errorf("%s: %q, want %q", id, got, want)
+		}
+	}
+	info.Driver = "overlayfs"
+	if got := dockerUpperDir(&info, "aa"); got != "" {
+		t.Errorf("another driver: %q", got)
+	}
+}
+
+// TestDockerGarbage: what listens is no Docker daemon, or one that breaks off in the
+// middle of an answer. Every call says so and returns.
+func TestDockerGarbage(t *testing.T) {
+	const head = "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Type: application/json\r\n"
+	for name, answer := range map[string]string{
+		"silence": "", "garbage": "\x16\x03\x01\x02garbage\r\n\r\n",
+		"no json":      head + "Content-Length: 9\r\n\r\n<html>oh!",
+		"wrong json":   head + "Content-Length: 7\r\n\r\n[[[1]]]",
+		"broken off":   head + "Content-Length: 400\r\n\r\n[{\"Id\":\"1\",",
+		"broken chunk": head + "Transfer-Encoding: chunked\r\n\r\n40\r\n{\"Id\":\"1\",\"status\":",
+	} {
+		t.Run(name, func(t *testing.T) {
+			socket := filepath.Join(t.TempDir(), "s")
+			listener, err := net.Listen("unix", socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer listener.Close()
+			go func() {
+				for {
+					conn, err := listener.Accept()
+					if err != nil {
+						return
+					}
+					request := make([]byte, 4096)
+					_, _ = conn.Read(request)
+					_, _ = io.WriteString(conn, answer)
+					conn.Close()
+				}
+			}()
+			e, err := NewDocker("unix://" + socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer e.Close()
+			if listed, err := e.List(t.Context()); err == nil {
+				t.Errorf("listed %+v", listed)
+			}
+			if d, err := e.Inspect(t.Context(), "1"); err == nil {
+				t.Errorf("inspected %+v", d)
+			}
+			if info, err := e.Info(t.Context()); err == nil {
+				t.Errorf("info %+v", info)
+			}
+			events, failed := e.Events(t.Context())
+			select {
+			case <-failed:
+			case <-time.After(10 * time.Second):
+				t.Errorf("the stream of events does not end; %d events", len(events))
+			}
+		})
 	}
 }

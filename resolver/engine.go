@@ -25,8 +25,26 @@ type Engine interface {
 	Close() error
 }
 
+// layerFinder is implemented by engines that can find a layer by a call of its
+// own, where neither Details nor the mount tables tell where it is: that of a
+// container which does not run.
+type layerFinder interface {
+	// UpperDir returns the layer's directory, or "" if there is none to be known.
+	UpperDir(ctx context.Context, d Details) (string, error)
+}
+
+// Runtimes, as Container.Runtime tells them.
+const (
+	RuntimeDocker     = "docker"
+	RuntimeContainerd = "containerd"
+	RuntimePodman     = "podman"
+	RuntimeCRIO       = "crio"
+	RuntimeNone       = "none" // processes whose root is an overlay, whoever made it
+)
+
 // EngineInfo describes a runtime.
 type EngineInfo struct {
+	Runtime       string // a Runtime… word; whoever knows it sets it
 	Host          string // the address in use, as a URL
 	Version       string
 	APIVersion    string // as negotiated
@@ -50,8 +68,10 @@ type Details struct {
 	ID         string
 	Name       string // without leading slash
 	Image      string // as the user named it
+	Runtime    string // a Runtime… word
 	State      State
 	PID        int       // of the init process; 0 if it does not run
+	CreatedAt  time.Time // zero if not known
 	StartedAt  time.Time // zero if it never ran
 	Driver     string
 	DriverData map[string]string // nil if the driver tells nothing
@@ -61,7 +81,12 @@ type Details struct {
 	// Files on the host that the runtime mounts over the image's /etc/hostname,
 	// /etc/hosts and /etc/resolv.conf; empty where it does not.
 	HostnamePath, HostsPath, ResolvConfPath string
+	LogDriver                               string // json-file, local, journald …
 	LogPath                                 string // on the host; empty unless it is a file
+	// AutoRemove tells that the runtime removes the container when it stops.
+	AutoRemove bool
+	// ReadOnlyRoot tells that the root file system is mounted read-only.
+	ReadOnlyRoot bool
 }
 
 // DeclaredMount is a mount as the user asked for it.
@@ -71,6 +96,11 @@ type DeclaredMount struct {
 	Source      string
 	Destination string // may lead through symlinks of the image
 	ReadOnly    bool
+	// Anonymous tells of a volume that nobody named: it is removed with the
+	// container where that is asked for (docker rm -v, docker run --rm).
+	Anonymous bool
+	// Subpath is the part of the volume or image that is mounted; empty for all.
+	Subpath string
 }
 
 // Event is a change that a runtime announces: a hint to look, since it may have
@@ -79,4 +109,11 @@ type Event struct {
 	ID     string
 	Action string // create, start, die, pause, unpause, rename, destroy
 	Time   time.Time
+	// The container's runtime, its name, without leading slash, and its image, as
+	// far as the event tells: the container itself may be gone when it is looked
+	// at.
+	Runtime, Name, Image string
+	// Of create: the storage driver and the upper directory, if the engine knows
+	// them without asking the runtime, which may be busy with the container.
+	Driver, UpperDir string
 }

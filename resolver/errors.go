@@ -12,8 +12,16 @@ import (
 var ErrUnreachable = errors.New("container runtime unreachable")
 
 // ErrNoUpperDir is matched by Container.LayerErr if the container's storage driver
-// keeps no directory that holds the layer alone.
-var ErrNoUpperDir = errors.New("no directory holds the layer alone")
+// keeps no directory that holds the layer, or one that its processes do not change
+// themselves.
+var ErrNoUpperDir = errors.New("no directory holds the layer as its processes change it")
+
+// ErrVanished is Container.LayerErr of a container that was gone before anybody
+// could look at it: nothing can be known of its layer.
+var ErrVanished = errors.New("it was gone before it could be looked at")
+
+// errNotMounted is Container.LayerErr where only a mount tells of the layer.
+var errNotMounted = errors.New("its root file system is not mounted, and the runtime does not tell its upper directory")
 
 // NotFoundError is returned when no container has the name or id.
 type NotFoundError struct {
@@ -34,6 +42,15 @@ type AmbiguousError struct {
 func (e *AmbiguousError) Error() string {
 	return fmt.Sprintf("id prefix %s fits %d containers: %s", e.Prefix, len(e.Matches), strings.Join(e.Matches, ", "))
 }
+
+// RuntimeError says which of several runtimes an error is from.
+type RuntimeError struct {
+	Runtime string // a Runtime… word
+	Err     error
+}
+
+func (e *RuntimeError) Error() string { return e.Runtime + ": " + e.Err.Error() }
+func (e *RuntimeError) Unwrap() error { return e.Err }
 
 // nearest returns the name that is most similar to the wanted one, or "".
 func nearest(want string, names []string) string {

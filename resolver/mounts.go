@@ -18,7 +18,8 @@ type mountEntry struct {
 	readOnly   bool // the mount, or its file system, is
 	fsType     string
 	source     string
-	options    string // of the file system, escapes not decoded
+	options    string   // of the file system, escapes not decoded
+	uppers     []string // of an overlay: see upperDirs
 }
 
 // mountTable is the mounts of a mount namespace, in the kernel's order.
@@ -79,6 +80,9 @@ func parseMount(line string) (mountEntry, bool) {
 		options: rest[3],
 	}
 	m.readOnly = hasOption(fields[5], "ro") || hasOption(m.options, "ro")
+	if m.fsType == "overlay" {
+		m.uppers = upperDirs(m.options)
+	}
 	return m, strings.HasPrefix(m.point, "/")
 }
 

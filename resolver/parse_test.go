@@ -142,20 +142,57 @@ func TestContainerIDs(t *testing.T) {
 
 func TestOwnCgroup(t *testing.T) {
 	a, b := id("a"), id("b")
-	for _, tc := range []struct{ text, want string }{
-		{"0::/docker/" + a + "\n", "/docker/" + a},
-		{"0::/docker/" + a, "/docker/" + a},
-		{"9:memory:/docker/" + a + "\n0::/docker/" + a + "/init.scope\n", "/docker/" + a},
-		{"0::/system.slice/docker-" + a + ".scope/x/y\n", "/system.slice/docker-" + a + ".scope"},
-		{"0::/docker/" + b + "/docker/" + a + "/x\n", "/docker/" + b + "/docker/" + a},
-		{"9:memory:/docker/" + a + "\n0::/system.slice/docker.service\n", ""}, // shared with the daemon
-		{"9:memory:/docker/" + a + "\n0::/\n", ""},
-		{"9:memory:/docker/" + a + "\n", ""},
-		{"0::/../docker/" + a + "\n", ""},
-		{"", ""},
+	for _, tc := range []struct{ controller, text, want string }{
+		{"", "0::/docker/" + a + "\n", "/docker/" + a},
+		{"", "0::/docker/" + a, "/docker/" + a},
+		{"", "9:memory:/docker/" + a + "\n0::/docker/" + a + "/init.scope\n", "/docker/" + a},
+		{"", "0::/system.slice/docker-" + a + ".scope/x/y\n", "/system.slice/docker-" + a + ".scope"},
+		{"", "0::/docker/" + b + "/docker/" + a + "/x\n", "/docker/" + b + "/docker/" + a},
+		{"", "9:memory:/docker/" + a + "\n0::/system.slice/docker.service\n", ""}, // shared with the daemon
+		{"", "9:memory:/docker/" + a + "\n0::/\n", ""},
+		{"", "9:memory:/docker/" + a + "\n", ""},
+		{"", "1:name=systemd:/docker/" + a + "\n0::/\n", ""},
+		{"", "0::/../docker/" + a + "\n", ""},
+		{"", "", ""},
+		{"memory", "9:memory:/docker/" + a + "/init.scope\n0::/system.slice/docker.service\n", "/docker/" + a},
+		{"cpu", "9:memory:/x\n4:cpu,cpuacct:/docker/" + a + "\n", "/docker/" + a},
+		{"cpuset", "4:cpu,cpuacct:/docker/" + a + "\n", ""},
+		{"memory", "9:memory:/\n0::/docker/" + a + "\n", ""},
 	} {
-		if got := ownCgroup([]byte(tc.text), a); got != tc.want {
-			t.Errorf("ownCgroup(%q) = %q, want %q", tc.text, got, tc.want)
+		if got := (hierarchy{controller: tc.controller}).own([]byte(tc.text), a); got != tc.want {
+			t.Errorf("%s of %q: %q, want %q", tc.controller, tc.text, got, tc.want)
+		}
+	}
+}
+
+func TestFindHierarchy(t *testing.T) {
+	const (
+		root    = "1 1 254:0 / / rw - ext4 /dev/vda rw\n"
+		v2      = "2 1 0:23 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n"
+		tmpfs   = "3 1 0:24 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"
+		unified = "4 3 0:23 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+		systemd = "5 3 0:25 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n"
+		cpu     = "6 3 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
+		pids    = "7 3 0:27 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n"
+		memory  = "8 3 0:28 /lxc/x /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+		vpn     = "9 1 0:29 / /net_cls rw - cgroup cgroup rw,net_cls\n"
+		hidden  = "10 3 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n11 10 0:31 / /sys/fs/cgroup/memory ro - tmpfs tmpfs ro\n"
+	)
+	for _, tc := range []struct {
+		table string
+		want  hierarchy
+	}{
+		{root, hierarchy{}},
+		{root + v2, hierarchy{"", "/sys/fs/cgroup", "/"}},
+		{root + v2 + vpn, hierarchy{"", "/sys/fs/cgroup", "/"}},
+		{root + tmpfs + unified + systemd + cpu + pids, hierarchy{"pids", "/sys/fs/cgroup/pids", "/"}},
+		{root + tmpfs + systemd + cpu + pids + memory, hierarchy{"memory", "/sys/fs/cgroup/memory", "/lxc/x"}},
+		{root + tmpfs + systemd + cpu, hierarchy{"cpu", "/sys/fs/cgroup/cpu,cpuacct", "/"}},
+		{root + tmpfs + hidden + cpu, hierarchy{"cpu", "/sys/fs/cgroup/cpu,cpuacct", "/"}},
+		{root + tmpfs + systemd, hierarchy{}},
+	} {
+		if got := findHierarchy(parseMounts([]byte(tc.table))); got != tc.want {
+			t.Errorf("%+v, want %+v in\n%s", got, tc.want, tc.table)
 		}
 	}
 }
@@ -222,10 +259,10 @@ func TestCgroupHandles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if r.cgroupRoot == "" {
-		t.Skip("no cgroup v2 hierarchy is mounted here")
+	if r.cgroups.root == "" {
+		t.Skip("no cgroup hierarchy is mounted here")
 	}
-	dir := filepath.Join(r.cgroupRoot, fmt.Sprintf("layertrace-test-%d", os.Getpid()))
+	dir := filepath.Join(r.cgroups.root, fmt.Sprintf("layertrace-test-%d", os.Getpid()))
 	nested := filepath.Join(dir, id("9"), "sub.slice")
 	if err := os.MkdirAll(nested, 0o755); errors.Is(err, os.ErrPermission) || errors.Is(err, unix.EROFS) {
 		t.Skip("cgroups can not be made here:", err)
@@ -373,14 +410,20 @@ func FuzzUpperDirs(f *testing.F) {
 func FuzzCgroupPath(f *testing.F) {
 	f.Add("9:memory:/x\n0::/docker/" + id("a") + "/x.scope\n")
 	f.Add("0::/system.slice/docker-" + id("a") + ".scope")
+	for _, l := range layouts {
+		f.Add("0::" + expand(l.path))
+	}
 	f.Fuzz(func(t *testing.T, text string) {
 		for _, found := range containerIDs(text) {
 			if len(found) != 64 || !isHex(found) || !strings.Contains(text, found) {
 				t.Errorf("id %q in %q", found, text)
 			}
 		}
-		own := ownCgroup([]byte(text), id("a"))
+		own := hierarchy{}.own([]byte(text), id("a"))
 		if own != "" && (!strings.Contains(own, id("a")) || !strings.Contains(text, own) || slices.Contains(strings.Split(own, "/"), "..")) {
+			t.Errorf("cgroup %q in %q", own, text)
+		}
+		if own := (hierarchy{}).own([]byte(text), "default/web"); own != "" && (!strings.HasSuffix(own, "/default/web") || !strings.Contains(text, own)) {
 			t.Errorf("cgroup %q in %q", own, text)
 		}
 	})

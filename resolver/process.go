@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -87,4 +88,25 @@ func NewBootClock() (BootClock, error) {
 // Time returns the wall clock time, in UTC, ns nanoseconds after boot.
 func (c BootClock) Time(ns uint64) time.Time {
 	return time.Unix(0, c.bootNS).Add(time.Duration(ns)).UTC()
+}
+
+// startTimes tells when processes began.
+type startTimes struct {
+	clock BootClock
+	root  string // of a proc file system
+}
+
+// of returns a process's start, zero if it is gone. It is always the same for the
+// same process.
+func (s startTimes) of(pid int) time.Time {
+	data, err := os.ReadFile(filepath.Join(cmp.Or(s.root, defaultProcRoot), strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return time.Time{}
+	}
+	stat, ok := parseStat(data)
+	if !ok || stat.ended() {
+		return time.Time{}
+	}
+	const tick = uint64(10 * time.Millisecond)
+	return s.clock.Time(stat.start * tick)
 }

@@ -4,7 +4,7 @@
 //
 // Its facts come from three places: the container runtime (names, images, states,
 // declared mounts), the kernel's mount tables under /proc (what is really
-// mounted, and on which device), and the cgroup v2 hierarchy.
+// mounted, and on which device), and a cgroup hierarchy.
 package resolver
 
 import (
@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -38,10 +37,9 @@ type Config struct {
 	// ProcRoot is where a proc file system of the initial pid namespace is
 	// mounted; default /proc.
 	ProcRoot string
-	// CgroupRoot is where the cgroup v2 hierarchy is mounted; default: where
-	// ProcRoot/self/mountinfo shows it, so that hosts which also have v1, and v2
-	// at /sys/fs/cgroup/unified, need no setting.
-	CgroupRoot string
+	// HostRoot is where the host's root directory is, as HostRoot says; default: it
+	// is ours.
+	HostRoot string
 	// ReconcileEvery is how often Watch compares what it knows with the runtime's
 	// list although no event asked for that; default 30s.
 	ReconcileEvery time.Duration
@@ -53,9 +51,12 @@ type Resolver struct {
 	log            zerolog.Logger
 	engine         Engine
 	procRoot       string
-	cgroupRoot     string // empty if there is no v2 hierarchy
+	hostRoot       string
+	cgroups        hierarchy
 	reconcileEvery time.Duration
 	actors         *actors
+	groups         newGroups
+	host           hostMounts
 	handles        int // descriptor for cgroup handles; -1 if there is none
 	warnHandles    sync.Once
 
@@ -66,43 +67,35 @@ type Resolver struct {
 }
 
 // New returns a Resolver. It does not talk to the runtime. It fails only if cfg
-// can not be used; without a cgroup v2 hierarchy it knows fewer actors.
+// can not be used; without a cgroup hierarchy it knows fewer actors.
 func New(cfg Config) (*Resolver, error) {
 	if cfg.Engine == nil {
 		return nil, errors.New("setting up resolver: no container runtime given")
 	}
 	r := &Resolver{
-		log:            cfg.Log.With().Str("component", "resolver").Logger(),
+		log:            cfg.Log,
 		engine:         cfg.Engine,
 		procRoot:       cmp.Or(cfg.ProcRoot, defaultProcRoot),
-		cgroupRoot:     cfg.CgroupRoot,
+		hostRoot:       cfg.HostRoot,
 		reconcileEvery: cmp.Or(cfg.ReconcileEvery, defaultReconcileEvery),
 		handles:        -1,
 		containers:     make(map[string]Container),
 	}
 	r.actors = newActors(r.openCgroup)
-	if r.cgroupRoot == "" {
-		table, err := readMounts(r.hostMounts())
-		if err != nil {
-			return nil, fmt.Errorf("setting up resolver: %w", err)
-		}
-		for _, m := range table {
-			if m.fsType != "cgroup2" {
-				continue
-			}
-			if visible, ok := table.at(m.point); ok && visible.id == m.id {
-				r.cgroupRoot = m.point
-				break
-			}
-		}
+	r.host.path, r.host.changed = r.hostMounts(), mountsChanged
+	table, err := r.host.read()
+	if err != nil {
+		return nil, fmt.Errorf("setting up resolver: %w", err)
 	}
-	if r.cgroupRoot == "" {
-		r.log.Warn().Msg("no cgroup v2 hierarchy is mounted: processes can not be told apart by container")
+	if r.cgroups = findHierarchy(table); r.cgroups.root == "" {
+		r.log.Warn().Msg("no cgroup hierarchy is mounted: processes can not be told apart by container")
 		return r, nil
 	}
-	fd, err := unix.Open(r.cgroupRoot, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root := r.hostRoot + r.cgroups.root
+	r.groups.root, r.groups.actors = root, r.actors
+	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("setting up resolver: opening cgroup root %s: %w", r.cgroupRoot, err)
+		return nil, fmt.Errorf("setting up resolver: opening cgroup root %s: %w", root, err)
 	}
 	r.handles = fd
 	return r, nil
@@ -111,6 +104,7 @@ func New(cfg Config) (*Resolver, error) {
 // Close releases what the Resolver holds. It is safe to call twice. No other
 // method may be running or be called later.
 func (r *Resolver) Close() error {
+	r.host.close()
 	if r.handles < 0 {
 		return nil
 	}
@@ -178,18 +172,9 @@ func (r *Resolver) List(ctx context.Context) ([]Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	host := r.readHost()
-	containers := make([]Container, 0, len(listed))
-	for _, l := range listed {
-		c, err := r.inspect(ctx, l.ID, host)
-		var gone *NotFoundError
-		if errors.As(err, &gone) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		containers = append(containers, c)
+	containers, err := r.inspectAll(ctx, listed)
+	if err != nil {
+		return nil, err
 	}
 	slices.SortFunc(containers, func(a, b Container) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
@@ -218,8 +203,24 @@ func (r *Resolver) RefreshMounts(c Container) Container {
 	if table == nil {
 		return c
 	}
-	fresh.Mounts = classifyMounts(c.declared, table, root, r.readHost())
+	fresh.Mounts = classifyMounts(r.placed(&fresh, table), table, root, r.readHost())
 	return fresh
+}
+
+// LayerMounted tells whether an overlay uses the container's upper directory at
+// this moment, by the host's mount table or that of the container's init process:
+// rootless runtimes mount in a namespace of their own. Of a plain one it tells
+// whether the container runs.
+func (r *Resolver) LayerMounted(c *Container) bool {
+	if c.Plain {
+		return c.Running()
+	}
+	if _, ok := overlayOf(r.readHost()(), c.ID, c.UpperDir); ok {
+		return true
+	}
+	fresh := Container{ID: c.ID, InitPID: c.InitPID}
+	_, root := r.containerMounts(&fresh)
+	return root.fsType == "overlay" && slices.Contains(upperDirs(root.options), c.UpperDir)
 }
 
 // Known returns the last known facts of a container, for a while also of one that
@@ -232,8 +233,8 @@ func (r *Resolver) Known(id string) (Container, bool) {
 }
 
 // Actor returns the id of the container whose processes run in a cgroup, or in
-// one below it. cgroupID is the inode number of its v2 directory, which is what
-// bpf_get_current_cgroup_id gives. The cgroup may be gone, if it was asked for
+// one below it. cgroupID is the inode number of its directory in the hierarchy of
+// CgroupController. The cgroup may be gone, if it was asked for
 // before, or is a container's own. ok is false for processes of the host and
 // for those of which nothing can be known.
 func (r *Resolver) Actor(cgroupID uint64) (containerID string, ok bool) {
@@ -270,6 +271,49 @@ func (r *Resolver) inspect(ctx context.Context, id string, host func() mountTabl
 	c := r.describe(ctx, details, host, before)
 	r.remember(c)
 	return c, nil
+}
+
+// inspectAll asks the runtime about several containers at a time. Those that are
+// gone are left out. With the first other error it gives up.
+func (r *Resolver) inspectAll(ctx context.Context, listed []Listed) ([]Container, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		group      sync.WaitGroup
+		mu         sync.Mutex
+		containers = make([]Container, 0, len(listed))
+		next       int
+		failed     error
+	)
+	host := r.readHost()
+	take := func() (id string, ok bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if next == len(listed) || failed != nil {
+			return "", false
+		}
+		next++
+		return listed[next-1].ID, true
+	}
+	for range min(looksAtOnce, len(listed)) {
+		group.Go(func() {
+			for id, ok := take(); ok; id, ok = take() {
+				c, err := r.inspect(ctx, id, host)
+				var gone *NotFoundError
+				mu.Lock()
+				switch {
+				case err == nil:
+					containers = append(containers, c)
+				case !errors.As(err, &gone) && failed == nil:
+					failed = err
+					cancel()
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	group.Wait()
+	return containers, failed
 }
 
 func (r *Resolver) remember(c Container) {
@@ -312,5 +356,3 @@ func (r *Resolver) driverHome(ctx context.Context, driver string) string {
 	}
 	return path.Join(root, driver)
 }
-
-func (r *Resolver) hostMounts() string { return filepath.Join(r.procRoot, "self", "mountinfo") }

@@ -29,11 +29,15 @@ type fakeEngine struct {
 	containers map[string]Details
 	down       error // what every call returns
 	inspectErr map[string]error
+	once       error                    // what the next Inspect returns
+	unlisted   int                      // so many Lists fail
+	held       map[string]chan struct{} // Inspect waits for them
 	subscribed int
 	stream     chan Event
 	failed     chan error
 	rootDir    string
 	calls      int
+	inspected  int
 }
 
 func newFakeEngine(containers ...Details) *fakeEngine {
@@ -47,6 +51,8 @@ func newFakeEngine(containers ...Details) *fakeEngine {
 func (e *fakeEngine) Close() error { return nil }
 
 func (e *fakeEngine) Info(context.Context) (EngineInfo, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	return EngineInfo{RootDir: e.rootDir}, e.down
 }
 
@@ -57,6 +63,10 @@ func (e *fakeEngine) List(context.Context) ([]Listed, error) {
 	if e.down != nil {
 		return nil, e.down
 	}
+	if e.unlisted > 0 {
+		e.unlisted--
+		return nil, errors.New("no list")
+	}
 	var listed []Listed
 	for _, d := range e.containers {
 		listed = append(listed, Listed{ID: d.ID, Name: d.Name, State: d.State})
@@ -65,11 +75,31 @@ func (e *fakeEngine) List(context.Context) ([]Listed, error) {
 	return listed, nil
 }
 
-func (e *fakeEngine) Inspect(_ context.Context, id string) (Details, error) {
+func (e *fakeEngine) Inspect(ctx context.Context, id string) (Details, error) {
+	details, err := e.inspect(id)
+	e.mu.Lock()
+	hold := e.held[id]
+	e.mu.Unlock()
+	if hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+			return Details{}, ctx.Err()
+		}
+	}
+	return details, err
+}
+
+func (e *fakeEngine) inspect(id string) (Details, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.inspected++
 	if e.down != nil {
 		return Details{}, e.down
+	}
+	if err := e.once; err != nil {
+		e.once = nil
+		return Details{}, err
 	}
 	if err := e.inspectErr[id]; err != nil {
 		return Details{}, err
@@ -102,10 +132,40 @@ func (e *fakeEngine) set(change func(map[string]Details)) {
 }
 
 func (e *fakeEngine) send(id, action string, at time.Time) {
+	e.event(Event{ID: id, Action: action, Time: at})
+}
+
+func (e *fakeEngine) event(event Event) {
 	e.mu.Lock()
 	stream := e.stream
 	e.mu.Unlock()
-	stream <- Event{ID: id, Action: action, Time: at}
+	stream <- event
+}
+
+// slow makes answers about a container wait, which are then what they would have
+// been at once.
+func (e *fakeEngine) slow(id string, hold chan struct{}) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.held = map[string]chan struct{}{id: hold}
+}
+
+func (e *fakeEngine) refuse(id string, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.inspectErr[id] = err
+}
+
+func (e *fakeEngine) subscriptions() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.subscribed
+}
+
+func (e *fakeEngine) failOnce(err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.once = err
 }
 
 // hangUp ends the subscription; until comeBack every call fails.
@@ -200,7 +260,7 @@ func (h *host) overlay2() Details {
 	h.process(4000, "overlay2.mountinfo", "/docker/"+id("a"))
 	h.dir("docker/overlay2/aaaa/diff")
 	return Details{
-		ID: id("a"), Name: "my-api", Image: "my-api:1.4.0", State: StateRunning, PID: 4000,
+		ID: id("a"), Name: "my-api", Image: "my-api:1.4.0", Runtime: "docker", State: StateRunning, PID: 4000,
 		StartedAt: time.Unix(1000, 0), Driver: "overlay2",
 		DriverData: map[string]string{"UpperDir": h.root + "/docker/overlay2/aaaa/diff"},
 		Mounts: []DeclaredMount{
@@ -227,11 +287,12 @@ func TestDescribe(t *testing.T) {
 		ID: id("a"), Name: "my-api", Image: "my-api:1.4.0", Runtime: "docker", State: StateRunning,
 		InitPID: 4000, StartedAt: d.StartedAt, CgroupID: inode(t, h.root+"/cgroup/docker/"+id("a")),
 		Driver: "overlay2", UpperDir: h.root + "/docker/overlay2/aaaa/diff",
-		UpperDevice: 8<<20 | 17, UpperInode: inode(t, h.root+"/docker/overlay2/aaaa/diff"),
+		UpperDevice: 8<<20 | 17, UpperFileSystem: "xfs", UpperInode: inode(t, h.root+"/docker/overlay2/aaaa/diff"),
 		OverlayDevice: 60, Labels: d.Labels,
+		LowerDirs: []string{h.root + "/docker/overlay2/l/X", h.root + "/docker/overlay2/l/Y"},
 	}
 	got := c
-	got.Mounts, got.declared, got.rootDevice = nil, nil, 0
+	got.Mounts, got.declared, got.rootDevice, got.rootMount = nil, nil, 0, Mount{}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
@@ -411,8 +472,32 @@ func TestUpperDir(t *testing.T) {
 			return Details{State: StateCreated, Driver: "overlay2",
 				DriverData: map[string]string{"UpperDir": h.root + "/docker/file"}}
 		}, "docker/file", 0, unix.ENOTDIR},
-		{"vfs", func(h *host) Details {
+		{"vfs, running", func(h *host) Details {
+			h.process(5000, "vfs.mountinfo", "/docker/"+id("d"))
+			h.dir("docker/vfs/dir/dddd")
+			return Details{State: StateRunning, PID: 5000, Driver: "vfs"}
+		}, "docker/vfs/dir/dddd", 0, nil},
+		{"vfs, created", func(h *host) Details {
+			h.file("docker/image/vfs/layerdb/mounts/"+id("e")+"/mount-id", "ffff")
+			h.dir("docker/vfs/dir/ffff")
 			return Details{State: StateCreated, Driver: "vfs", DriverData: map[string]string{}}
+		}, "docker/vfs/dir/ffff", 0, nil},
+		{"vfs, told by the driver", func(h *host) Details {
+			return Details{State: StateCreated, Driver: "vfs", DriverData: map[string]string{"SourceDir": h.dir("docker/vfs/dir/ffff")}}
+		}, "docker/vfs/dir/ffff", 0, nil},
+		{"btrfs, created", func(h *host) Details {
+			h.file("docker/image/btrfs/layerdb/mounts/"+id("e")+"/mount-id", "ffff")
+			h.dir("docker/btrfs/subvolumes/ffff")
+			return Details{State: StateCreated, Driver: "btrfs"}
+		}, "docker/btrfs/subvolumes/ffff", 0, nil},
+		{"fuse-overlayfs", func(h *host) Details {
+			return Details{State: StateCreated, Driver: "fuse-overlayfs", DriverData: map[string]string{"UpperDir": h.dir("docker/fuse-overlayfs/x/diff")}}
+		}, "", 0, ErrNoUpperDir},
+		{"vfs, not known yet", func(h *host) Details {
+			return Details{State: StateCreated, Driver: "vfs"}
+		}, "", 0, nil},
+		{"zfs", func(h *host) Details {
+			return Details{State: StateCreated, Driver: "zfs", DriverData: map[string]string{"Mountpoint": "/x"}}
 		}, "", 0, ErrNoUpperDir},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -429,6 +514,9 @@ func TestUpperDir(t *testing.T) {
 			want := ""
 			if tc.upper != "" {
 				want = filepath.Join(h.root, tc.upper)
+			}
+			if c.Plain != (plainDir[d.Driver] != "" || strings.Contains(tc.name, "without layers")) {
+				t.Errorf("plain: %v", c.Plain)
 			}
 			if c.UpperDir != want || c.OverlayDevice != tc.overlay {
 				t.Errorf("upper %q, overlay %d, want %q, %d", c.UpperDir, c.OverlayDevice, want, tc.overlay)
@@ -562,10 +650,11 @@ func TestNew(t *testing.T) {
 	if _, err := New(Config{Engine: newFakeEngine(), ProcRoot: h.root}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no mount table: %v", err)
 	}
-	if _, err := New(Config{Engine: newFakeEngine(), CgroupRoot: h.root + "/none"}); !errors.Is(err, os.ErrNotExist) {
+	h.file("proc/self/mountinfo", "27 1 254:0 / / rw - ext4 /dev/vda rw\n28 27 0:9 / /no/such rw - cgroup2 cgroup2 rw\n")
+	if _, err := New(Config{Engine: newFakeEngine(), ProcRoot: h.root + "/proc"}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no cgroup root: %v", err)
 	}
-	// A host with cgroup v1 only.
+	// A host without cgroups.
 	h.file("proc/self/mountinfo", "27 1 254:0 / / rw - ext4 /dev/vda rw\n")
 	d := h.overlay2()
 	r := h.resolver(newFakeEngine(d))

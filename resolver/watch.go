@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/internal/record"
 )
@@ -83,9 +80,9 @@ func (s *Selection) selects(id, name string) bool {
 }
 
 // Watch reports changes of the selected containers to fn until ctx ends, then it
-// returns nil. It calls fn one change at a time, in the order in which they
-// happened; while fn runs, further changes wait. Those that a container goes
-// through while the runtime can not be reached, or is too busy to tell, are
+// returns nil. It calls fn one change at a time, those of one container in the order
+// in which they happened; while fn runs, further changes wait. Those that a container
+// goes through while the runtime can not be reached, or is too busy to tell, are
 // reported as far as they matter afterwards.
 //
 // When the runtime goes away Watch logs that once, tries to reach it with growing
@@ -99,6 +96,7 @@ func (r *Resolver) Watch(ctx context.Context, sel Selection, fn func(Change)) er
 	w := watcher{
 		Resolver: r, sel: sel, report: fn,
 		tracked: make(map[string]*tracked), refused: make(map[string]bool),
+		looks: newLooks(looksAtOnce, r.look),
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -110,9 +108,17 @@ func (r *Resolver) Watch(ctx context.Context, sel Selection, fn func(Change)) er
 			r.log.Debug().Err(err).Msg("new mounts are not noticed")
 		}
 	}()
+	groups := make(chan struct{})
+	go func() {
+		defer close(groups)
+		if err := r.groups.follow(ctx); err != nil {
+			r.log.Debug().Err(err).Msg("new control groups are not noticed")
+		}
+	}()
 	w.run(ctx, mounted)
 	cancel()
 	<-done
+	<-groups
 	return nil
 }
 
@@ -122,9 +128,20 @@ type watcher struct {
 	sel     Selection
 	report  func(Change)
 	tracked map[string]*tracked
-	refused map[string]bool // containers of which the runtime can not tell, logged once
-	synced  bool
-	away    bool // the runtime is, and that was logged
+	looks   *looks
+	// refused are containers of which the runtime could not tell, and whether that
+	// was said. They are asked about again after retryPause.
+	refused    map[string]bool
+	retry      <-chan time.Time
+	retryPause time.Duration
+	// open are the containers that the first list of a subscription had and that
+	// were not looked at yet; nil if it did not come yet.
+	open map[string]struct{}
+	// unlisted is how many lists in a row did not come.
+	unlisted int
+	synced   bool
+	there    bool // all of the subscription's first list was compared
+	away     bool // the runtime is, and that was logged
 }
 
 // tracked is a selected container as it was last reported.
@@ -139,10 +156,14 @@ func (w *watcher) run(ctx context.Context, mounted <-chan struct{}) {
 	for {
 		began := time.Now()
 		err := w.follow(ctx, mounted)
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return
-		}
-		if !w.away {
+		case w.there:
+			// It may be a hiccup: the next try tells.
+			w.there = false
+			w.log.Debug().Err(err).Msg("subscription to the container runtime's events ended")
+		case !w.away:
 			w.away = true
 			w.log.Warn().Err(err).Msg("container runtime unreachable, trying again")
 		}
@@ -158,9 +179,20 @@ func (w *watcher) run(ctx context.Context, mounted <-chan struct{}) {
 	}
 }
 
+// list is the runtime's list of containers.
+type list struct {
+	listed []Listed
+	err    error
+	full   bool // to be compared in detail
+	// before are the containers that were tracked before the runtime was asked.
+	before []string
+}
+
 // follow subscribes, catches up, and reports changes until something fails.
 func (w *watcher) follow(ctx context.Context, mounted <-chan struct{}) error {
 	ctx, cancel := context.WithCancel(ctx)
+	w.open = nil
+	defer w.looks.abandon()
 	defer cancel()
 	events, failed := w.engine.Events(ctx)
 	select {
@@ -170,22 +202,12 @@ func (w *watcher) follow(ctx context.Context, mounted <-chan struct{}) error {
 	}
 	// The runtime's history of events is short and ends with the runtime itself:
 	// only a comparison tells what happened before the subscription.
-	if err := w.reconcile(ctx, true); err != nil {
-		return err
-	}
-	if w.away {
-		w.away = false
-		w.log.Info().Msg("container runtime is back")
-	}
-	if !w.synced {
-		w.synced = true
-		if w.sel.Synced != nil {
-			w.sel.Synced()
-		}
-	}
+	lists := w.list(ctx, true)
 	ticker := time.NewTicker(w.reconcileEvery)
 	defer ticker.Stop()
 	for {
+		w.catchUp()
+		w.look(ctx)
 		var err error
 		select {
 		case <-ctx.Done():
@@ -193,9 +215,18 @@ func (w *watcher) follow(ctx context.Context, mounted <-chan struct{}) error {
 		case err = <-failed:
 			w.drain(ctx, events)
 		case e := <-events:
-			err = w.handle(ctx, e)
+			w.note(ctx, e)
+		case a := <-w.looks.answers:
+			err = w.answered(a)
+		case l := <-lists:
+			lists = nil
+			err = w.reconcile(l)
 		case <-ticker.C:
-			err = w.reconcile(ctx, false)
+			if lists == nil {
+				lists = w.list(ctx, false)
+			}
+		case <-w.retry:
+			w.askAgain()
 		case <-mounted:
 			w.findLayers(ctx)
 		}
@@ -205,132 +236,282 @@ func (w *watcher) follow(ctx context.Context, mounted <-chan struct{}) error {
 	}
 }
 
-// drain handles the events that came before the subscription ended.
+// list asks the runtime for its list, without waiting.
+func (w *watcher) list(ctx context.Context, full bool) <-chan list {
+	answer := make(chan list, 1)
+	before := slices.Sorted(maps.Keys(w.tracked))
+	w.looks.group.Go(func() {
+		l := list{full: full, before: before}
+		l.err = w.insist(ctx, func() (err error) {
+			l.listed, err = w.engine.List(ctx)
+			return err
+		})
+		answer <- l
+	})
+	return answer
+}
+
+// reconcile has what was reported compared with the runtime's list. Its errors are
+// those of the runtime as a whole.
+func (w *watcher) reconcile(l list) error {
+	if l.err != nil {
+		// Once is nothing while events come.
+		if w.unlisted++; l.full || w.unlisted > 1 {
+			return l.err
+		}
+		w.log.Debug().Err(l.err).Msg("containers not listed")
+		return nil
+	}
+	w.unlisted = 0
+	if w.away {
+		w.away = false
+		w.log.Warn().Msg("container runtime is back")
+	}
+	present := make(map[string]bool, len(l.listed))
+	if l.full {
+		w.open = make(map[string]struct{})
+	}
+	for _, c := range l.listed {
+		present[c.ID] = true
+		t := w.tracked[c.ID]
+		switch {
+		case t == nil && !w.sel.selects(c.ID, c.Name):
+			continue
+		case t != nil && !l.full && c.Name == t.Name && c.State == t.State:
+			continue
+		}
+		w.looks.add(Event{ID: c.ID, Action: compared})
+		if l.full {
+			w.open[c.ID] = struct{}{}
+		}
+	}
+	for _, id := range l.before {
+		// If it has events that wait, they tell.
+		if t := w.tracked[id]; t != nil && !present[id] && !w.looks.busy(id) {
+			w.gone(t, time.Now())
+		}
+	}
+	return nil
+}
+
+// catchUp notes when all of a subscription's first list was compared.
+func (w *watcher) catchUp() {
+	if w.open == nil || len(w.open) > 0 || w.there {
+		return
+	}
+	w.there = true
+	if !w.synced {
+		w.synced = true
+		if w.sel.Synced != nil {
+			w.sel.Synced()
+		}
+	}
+}
+
+// note takes an event as a hint to look at its container. Events may be older
+// than what is known already.
+func (w *watcher) note(ctx context.Context, e Event) {
+	t, busy := w.tracked[e.ID], w.looks.busy(e.ID)
+	switch {
+	case busy:
+	case e.Action == "create", e.Action == "start", e.Action == "rename":
+	case t == nil:
+		return
+	case e.Action == "destroy":
+		w.gone(t, e.Time)
+		return
+	}
+	if t == nil && e.Action == "create" && w.sel.selects(e.ID, e.Name) {
+		// The runtime keeps a container locked while it starts it, so that the
+		// answer may come after the container has done all that it does.
+		w.foundByEvent(ctx, e)
+	}
+	w.looks.add(e)
+}
+
+// foundByEvent begins to track a container that was created, if it can be known
+// without the runtime where its layer is.
+func (w *watcher) foundByEvent(ctx context.Context, e Event) {
+	if e.Name == "" {
+		return
+	}
+	c := w.ofEvent(e)
+	switch {
+	case e.UpperDir != "":
+		d := Details{ID: e.ID, Driver: c.Driver, DriverData: map[string]string{"UpperDir": e.UpperDir}}
+		if w.findLayer(ctx, &c, d, mountEntry{}, w.readHost(), nil); c.LayerErr != nil {
+			return
+		}
+	case c.Driver == "overlayfs":
+		c.LayerErr = errNotMounted // until its mount is noticed, which has its id
+	default:
+		return
+	}
+	w.remember(c)
+	w.found(c, time.Time{}, e.Time)
+}
+
+// ofEvent returns what an event tells of a container.
+func (w *watcher) ofEvent(e Event) Container {
+	return Container{
+		ID: e.ID, Name: e.Name, Image: e.Image, Runtime: e.Runtime, State: StateCreated, CreatedAt: e.Time, Driver: e.Driver,
+	}
+}
+
+// drain notes the events that came before the subscription ended. What they lead
+// to has to wait for the runtime, but for removals.
 func (w *watcher) drain(ctx context.Context, events <-chan Event) {
 	for {
 		select {
 		case e := <-events:
-			if err := w.handle(ctx, e); err != nil {
-				w.log.Debug().Err(err).Str("container", e.ID).Msg("event of a runtime that is gone")
-			}
+			w.note(ctx, e)
 		default:
 			return
 		}
 	}
 }
 
-// reconcile compares what was reported with the runtime's list, in detail if
-// full is set. Its errors are those of the runtime as a whole.
-func (w *watcher) reconcile(ctx context.Context, full bool) error {
-	listed, err := w.engine.List(ctx)
-	if err != nil {
-		return err
-	}
-	host := w.readHost()
-	present := make(map[string]bool, len(listed))
-	for _, l := range listed {
-		present[l.ID] = true
-		t := w.tracked[l.ID]
-		switch {
-		case t == nil && !w.sel.selects(l.ID, l.Name):
-			continue
-		case t != nil && !full && l.Name == t.Name && l.State == t.State:
-			continue
+// look begins to ask about as many containers as may be asked about.
+func (w *watcher) look(ctx context.Context) {
+	for {
+		id, events := w.looks.start(ctx)
+		if id == "" {
+			return
 		}
-		fresh, err := w.look(ctx, l.ID, host)
-		switch {
-		case err != nil:
-			return err
-		case fresh == nil: // gone since it was listed: its event comes
-		case t == nil:
-			w.found(*fresh, time.Now())
-		default:
-			w.compare(t, *fresh)
+		w.handleAll(id, events, nil, nil)
+	}
+}
+
+// answered handles the events of a container now that the runtime was asked about
+// it. Whether the runtime is there as a whole its events and its list tell, not this.
+func (w *watcher) answered(a answer) error {
+	switch {
+	case errors.Is(a.err, context.Canceled):
+		w.looks.again(a)
+		return a.err
+	case a.err != nil:
+		w.refuse(a)
+	default:
+		delete(w.refused, a.id)
+		if len(w.refused) == 0 {
+			w.retryPause = 0
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(w.tracked)) {
-		if !present[id] {
-			w.gone(w.tracked[id], time.Now())
-		}
-	}
+	w.handleAll(a.id, w.looks.done(a), a.fresh, a.err)
 	return nil
 }
 
-// look inspects a container; nil if it is gone.
-func (w *watcher) look(ctx context.Context, id string, host func() mountTable) (*Container, error) {
-	c, err := w.inspect(ctx, id, host)
-	var gone *NotFoundError
+// refuse notes that the runtime could not tell of a container, which must not keep
+// us from the others.
+func (w *watcher) refuse(a answer) {
+	hungUp := errors.Is(a.err, ErrUnreachable) && !errors.Is(a.err, context.DeadlineExceeded)
 	switch {
-	case errors.As(err, &gone):
-		return nil, nil
-	case errors.Is(err, ErrUnreachable), ctx.Err() != nil:
-		return nil, err
-	case err != nil:
-		// A runtime that can not tell of one container must not keep us from
-		// the others.
-		if !w.refused[id] {
-			w.refused[id] = true
-			w.log.Warn().Err(err).Str("container", id).Msg("container not inspected")
-		}
-		return nil, nil
+	case hungUp:
+		w.log.Debug().Err(a.err).Str("container", a.id).Msg("container not inspected")
+	case !w.refused[a.id]:
+		w.log.Warn().Err(a.err).Str("container", a.id).Msg("container not inspected")
 	}
-	return &c, nil
+	w.refused[a.id] = w.refused[a.id] || !hungUp
+	if w.retry == nil {
+		w.retryPause = min(max(2*w.retryPause, minPause), w.reconcileEvery)
+		w.retry = time.After(w.retryPause)
+	}
 }
 
-// handle takes an event as a hint to look at its container. Events may be older
-// than what is known already.
-func (w *watcher) handle(ctx context.Context, e Event) error {
+// askAgain asks about those containers once more of which the runtime could not
+// tell.
+func (w *watcher) askAgain() {
+	w.retry = nil
+	for _, id := range slices.Sorted(maps.Keys(w.refused)) {
+		if !w.looks.busy(id) {
+			w.looks.add(Event{ID: id, Action: compared})
+		}
+	}
+}
+
+// handleAll handles a container's events. fresh is how it is now: nil if it is
+// gone, or if the runtime could not tell, then refused says why.
+func (w *watcher) handleAll(id string, events []Event, fresh *Container, refused error) {
+	for _, e := range events {
+		w.handle(e, fresh, refused)
+	}
+	delete(w.open, id)
+	if fresh == nil && refused == nil {
+		delete(w.refused, id)
+	}
+}
+
+func (w *watcher) handle(e Event, fresh *Container, refused error) {
 	t := w.tracked[e.ID]
-	switch e.Action {
-	case "destroy":
-		if t != nil {
-			w.gone(t, e.Time)
-		}
-		return nil
-	case "create", "start", "rename":
-	case "die":
-		stale := t != nil && !e.Time.IsZero() && e.Time.Before(t.StartedAt)
-		if t == nil || stale {
-			return nil
-		}
-	default:
-		if t == nil {
-			return nil
-		}
-	}
-	fresh, err := w.look(ctx, e.ID, w.readHost())
-	if err != nil {
-		return err
-	}
 	if t == nil {
-		if fresh != nil && w.sel.selects(fresh.ID, fresh.Name) {
-			w.found(*fresh, e.Time)
+		if t = w.discover(e, fresh, refused); t == nil {
+			return
 		}
-		return nil
 	}
 	switch e.Action {
+	case "create":
+		if fresh != nil { // its start, if there was one, is told by a further event
+			started := t.StartedAt
+			w.update(t, *fresh)
+			t.StartedAt = started
+		}
 	case "start":
 		w.start(t, fresh, e.Time)
 	case "die":
-		w.die(t, fresh, e.Time)
+		if e.Time.IsZero() || !e.Time.Before(t.StartedAt) {
+			w.die(t, fresh, e.Time)
+		}
+	case "destroy":
+		w.gone(t, e.Time)
 	default:
 		if fresh != nil {
 			w.compare(t, *fresh)
 		}
 	}
-	return nil
 }
 
-// found begins to track a container.
-func (w *watcher) found(c Container, at time.Time) {
-	w.tracked[c.ID] = &tracked{Container: c, running: c.Running()}
+// discover begins to track the container of an event, if it is selected.
+func (w *watcher) discover(e Event, fresh *Container, refused error) *tracked {
+	begins := e.Action == "create" || e.Action == "start"
+	switch {
+	case fresh != nil && w.sel.selects(fresh.ID, fresh.Name):
+		if !begins {
+			return w.found(*fresh, fresh.StartedAt, e.Time)
+		}
+	case fresh != nil, !begins, !w.sel.selects(e.ID, e.Name):
+		return nil
+	default:
+		if _, known := w.Known(e.ID); known && refused == nil {
+			return nil // its end was told, too
+		}
+		// All that will ever be known of it, or for now, is in the event.
+		c := w.ofEvent(e)
+		if c.LayerErr = refused; refused == nil {
+			c.LayerErr = ErrVanished
+		}
+		fresh = &c
+	}
+	// Its start, if there was one, is told by a further event.
+	return w.found(*fresh, time.Time{}, e.Time)
+}
+
+// found begins to track a container of which no start after the one at started was
+// told.
+func (w *watcher) found(c Container, started, at time.Time) *tracked {
+	t := &tracked{Container: c, running: c.Running() && started.Equal(c.StartedAt)}
+	t.StartedAt = started
+	w.tracked[c.ID] = t
 	w.emit(Found, c, at)
+	return t
 }
 
 // start reports a start. The container may have ended since, or be gone (fresh is
 // nil), so that only the event tells of its life.
 func (w *watcher) start(t *tracked, fresh *Container, at time.Time) {
-	if fresh == nil {
+	if !at.IsZero() && at.Before(t.StartedAt) {
+		return // of an earlier life
+	}
+	if fresh == nil || !at.IsZero() && at.Before(fresh.StartedAt) {
 		if !t.running {
 			t.running = true
 			w.emit(Started, t.Container, at)
@@ -377,9 +558,12 @@ func (w *watcher) compare(t *tracked, fresh Container) {
 		w.stop(t, ended(t.Container), now)
 	}
 	w.update(t, fresh)
-	if fresh.Running() && !t.running {
+	if !t.running && (fresh.Running() || again && !fresh.StartedAt.IsZero()) {
 		t.running = true
 		w.emit(Started, fresh, now)
+		if !fresh.Running() { // and it is over already
+			w.stop(t, fresh, now)
+		}
 	}
 }
 
@@ -406,7 +590,7 @@ func ended(c Container) Container {
 	if c.Running() {
 		c.State = StateExited
 	}
-	c.InitPID, c.CgroupID, c.OverlayDevice, c.rootDevice = 0, 0, 0, 0
+	c.InitPID, c.CgroupID, c.OverlayDevice, c.rootDevice, c.rootMount = 0, 0, 0, 0, Mount{}
 	return c
 }
 
@@ -450,44 +634,4 @@ func (w *watcher) findLayers(ctx context.Context) {
 			w.update(t, fresh)
 		}
 	}
-}
-
-// watchMounts sends to changed, without waiting, whenever the mount table of a
-// mountinfo file may have changed. It returns when ctx ends.
-func watchMounts(ctx context.Context, file string, changed chan<- struct{}) error {
-	table, err := os.Open(file)
-	if err != nil {
-		return err
-	}
-	defer table.Close()
-	wake, waker, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer wake.Close()
-	stop := context.AfterFunc(ctx, func() { waker.Close() })
-	defer func() {
-		if stop() {
-			waker.Close()
-		}
-	}()
-	// Fd makes the descriptors blocking, which poll does not mind.
-	fds := []unix.PollFd{
-		{Fd: int32(table.Fd()), Events: unix.POLLPRI},
-		{Fd: int32(wake.Fd()), Events: unix.POLLIN},
-	}
-	for ctx.Err() == nil {
-		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
-			return err
-		}
-		if fds[0].Revents != 0 {
-			select {
-			case changed <- struct{}{}:
-			default:
-			}
-			// Mounts come in bursts.
-			time.Sleep(time.Millisecond)
-		}
-	}
-	return nil
 }

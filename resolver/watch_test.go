@@ -3,8 +3,10 @@ package resolver
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -83,6 +85,32 @@ func (w *watch) expect(want ...string) (last Change) {
 	return last
 }
 
+// expectAll waits for changes that may come in any order, but for those of one
+// container.
+func (w *watch) expectAll(want ...string) {
+	w.Helper()
+	kinds := func(list []string) map[string][]string {
+		by := make(map[string][]string)
+		for _, change := range list {
+			kind, name, _ := strings.Cut(change, " ")
+			by[name] = append(by[name], kind)
+		}
+		return by
+	}
+	var got []string
+	for range want {
+		select {
+		case c := <-w.changes:
+			got = append(got, string(c.Kind)+" "+c.Container.Name)
+		case <-time.After(10 * time.Second):
+			w.Fatalf("of %q came %q", want, got)
+		}
+	}
+	if !reflect.DeepEqual(kinds(got), kinds(want)) {
+		w.Fatalf("got %q, want %q", got, want)
+	}
+}
+
 // quiet checks that all events so far were handled without a change: an event
 // that makes one is behind them.
 func (w *watch) quiet() {
@@ -115,7 +143,7 @@ func TestWatchLife(t *testing.T) {
 	at := func(ms int) time.Time { return base.Add(time.Duration(ms) * time.Millisecond) }
 	e := newFakeEngine(runs(created("1", "old"), 50, at(-1000)), created("2", "other"))
 	w := newWatch(t, e, 0, Selection{All: true})
-	w.expect("found old", "found other")
+	w.expectAll("found old", "found other")
 	<-w.synced
 
 	d := created("3", "new")
@@ -136,7 +164,6 @@ func TestWatchLife(t *testing.T) {
 	e.send(d.ID, "die", at(5)) // of an earlier life
 	e.send(id("4"), "die", at(5))
 	e.send(id("4"), "destroy", at(5))
-	e.send(id("4"), "create", at(5)) // gone before it could be inspected
 	w.quiet()
 
 	d.Name = "renamed"
@@ -202,6 +229,216 @@ func TestWatchShortLife(t *testing.T) {
 	w.quiet()
 }
 
+// Containers that are gone when they are looked at are known by their events.
+func TestWatchVanished(t *testing.T) {
+	e := newFakeEngine()
+	w := newWatch(t, e, 0, Selection{Refs: []string{"gone", "marker"}})
+	<-w.synced
+	at := time.Now()
+	for _, name := range []string{"other", "gone"} {
+		for i, action := range []string{"create", "start", "die", "destroy"} {
+			e.event(Event{
+				ID: id(name[:1]), Action: action, Time: at.Add(time.Duration(i) * time.Millisecond), Name: name, Image: "i:1",
+			})
+		}
+	}
+	c := w.expect("found gone").Container
+	if c.ID != id("g") || c.Image != "i:1" || !errors.Is(c.LayerErr, ErrVanished) || c.Running() {
+		t.Errorf("%+v", c)
+	}
+	w.expect("started gone", "stopped gone", "removed gone")
+	w.quiet()
+}
+
+// While the runtime starts a container it tells nothing of it; where its layer is
+// can be known all the same.
+func TestWatchLockedContainer(t *testing.T) {
+	e := newFakeEngine()
+	w := newWatch(t, e, 0, Selection{All: true})
+	<-w.synced
+	d := created("1", "c")
+	d.Driver = "overlay2"
+	upper := w.dir("upper")
+	d.DriverData = map[string]string{"UpperDir": upper}
+	hold := make(chan struct{})
+	e.slow(d.ID, hold)
+	base := time.Now()
+	e.set(func(m map[string]Details) { m[d.ID] = runs(d, 10, base.Add(time.Millisecond)) })
+	e.event(Event{
+		ID: d.ID, Action: "create", Time: base, Runtime: "docker", Name: "c", Image: "i:1", Driver: "overlay2", UpperDir: upper,
+	})
+	c := w.expect("found c").Container
+	if c.Runtime != "docker" || c.UpperDir != upper || c.UpperInode != inode(t, upper) || c.LayerErr != nil || c.Image != "i:1" || c.Running() {
+		t.Errorf("%+v", c)
+	}
+	e.event(Event{ID: d.ID, Action: "start", Time: base.Add(2 * time.Millisecond), Name: "c"})
+	close(hold)
+	if c := w.expect("started c").Container; c.InitPID != 10 {
+		t.Errorf("%+v", c)
+	}
+	w.quiet()
+
+	// With the containerd store the mount will tell.
+	e.slow(id("2"), make(chan struct{}))
+	e.event(Event{ID: id("2"), Action: "create", Time: base, Name: "d", Driver: "overlayfs"})
+	if c := w.expect("found d").Container; !errors.Is(c.LayerErr, errNotMounted) {
+		t.Errorf("%+v", c)
+	}
+	// Removed already: only events tell of it.
+	e.event(Event{ID: id("3"), Action: "create", Time: base, Name: "e", Driver: "overlay2", UpperDir: upper + "/none"})
+	if c := w.expect("found e").Container; !errors.Is(c.LayerErr, ErrVanished) {
+		t.Errorf("%+v", c)
+	}
+}
+
+// What came before its end was told does not bring a container back.
+func TestWatchOldNews(t *testing.T) {
+	base := time.Now().Add(-time.Minute)
+	e := newFakeEngine(runs(created("1", "c"), 10, base))
+	w := newWatch(t, e, 0, Selection{All: true})
+	w.expect("found c")
+	<-w.synced
+	e.set(func(m map[string]Details) { clear(m) })
+	e.send(id("1"), "destroy", time.Now())
+	w.expect("stopped c", "removed c")
+	e.send(id("1"), "start", base)
+	w.quiet()
+}
+
+// Two lives of a container, and a third that goes on, before it is looked at.
+func TestWatchLivesTogether(t *testing.T) {
+	base := time.Now()
+	at := func(ms int) time.Time { return base.Add(time.Duration(ms) * time.Millisecond) }
+	e := newFakeEngine()
+	w := newWatch(t, e, 0, Selection{All: true})
+	<-w.synced
+	d := runs(created("1", "c"), 30, at(50))
+	e.set(func(m map[string]Details) { m[d.ID] = d })
+	e.mu.Lock() // nobody looks before all are there
+	for i, action := range []string{"create", "start", "die", "start", "die", "start"} {
+		e.stream <- Event{ID: d.ID, Action: action, Time: at(1 + 10*i), Name: "c"}
+	}
+	e.mu.Unlock()
+	w.expect("found c", "started c", "stopped c", "started c", "stopped c", "started c")
+	// One that nobody announced, and which is over.
+	d.StartedAt = at(100)
+	e.set(func(m map[string]Details) { m[d.ID] = exited(d) })
+	e.send(d.ID, "pause", at(90))
+	w.expect("stopped c")
+	d.StartedAt = at(200)
+	e.set(func(m map[string]Details) { m[d.ID] = exited(d) })
+	e.send(d.ID, "pause", at(90))
+	w.expect("started c", "stopped c")
+	w.quiet()
+}
+
+// A look that takes long keeps nobody else waiting, and what happens meanwhile is
+// told after it.
+func TestWatchSlowLook(t *testing.T) {
+	e := newFakeEngine(created("1", "slow"), created("2", "quick"))
+	hold := make(chan struct{})
+	w := newWatch(t, e, 0, Selection{All: true})
+	w.expectAll("found slow", "found quick")
+	<-w.synced
+	e.slow(id("1"), hold)
+	base := time.Now()
+	e.set(func(m map[string]Details) {
+		m[id("1")] = runs(m[id("1")], 10, base)
+		m[id("2")] = runs(m[id("2")], 20, base)
+	})
+	e.send(id("1"), "start", base)
+	e.send(id("2"), "start", base)
+	w.expect("started quick")
+	e.set(func(m map[string]Details) { m[id("1")] = exited(m[id("1")]) })
+	e.send(id("1"), "die", time.Now())
+	w.quiet()
+	close(hold)
+	w.expect("started slow", "stopped slow")
+	w.quiet()
+}
+
+// A runtime whose answers make no sense for a while: what begins meanwhile is known
+// by its events, and by more once it can be.
+func TestWatchGarbage(t *testing.T) {
+	e := newFakeEngine()
+	w := newWatch(t, e, 0, Selection{All: true})
+	<-w.synced
+	upper := w.dir("upper")
+	d := created("1", "c")
+	d.Driver, d.DriverData = "overlay2", map[string]string{"UpperDir": upper}
+	e.set(func(m map[string]Details) { m[d.ID] = d })
+	e.refuse(d.ID, errors.New("invalid character"))
+	e.event(Event{ID: d.ID, Action: "create", Time: time.Now(), Name: "c"})
+	if c := w.expect("found c").Container; c.LayerErr == nil {
+		t.Errorf("%+v", c)
+	}
+	e.event(Event{ID: d.ID, Action: "start", Time: time.Now(), Name: "c"})
+	w.expect("started c")
+	e.refuse(d.ID, nil)
+	if c := w.expect("layer_known c").Container; c.LayerErr != nil || c.UpperDir != upper {
+		t.Errorf("%+v", c)
+	}
+	// Once is nothing to tell of.
+	w.expect("stopped c")
+	warned := strings.Count(w.log.text(), `"level":"warn"`)
+	e.failOnce(fmt.Errorf("cut off: %w", ErrUnreachable))
+	e.set(func(m map[string]Details) { m[d.ID] = runs(d, 10, time.Now()) })
+	e.send(d.ID, "start", time.Now())
+	w.expect("started c")
+	if log := w.log.text(); strings.Count(log, `"level":"warn"`) != warned || !strings.Contains(log, "cut off") {
+		t.Errorf("log:\n%s", log)
+	}
+	if n := e.subscriptions(); n != 1 {
+		t.Errorf("%d subscriptions", n)
+	}
+}
+
+// One list that does not come is nothing while events come; two are.
+func TestWatchUnlisted(t *testing.T) {
+	e := newFakeEngine(created("1", "c"))
+	w := newWatch(t, e, 20*time.Millisecond, Selection{All: true})
+	w.expect("found c")
+	<-w.synced
+	fail := func(lists int) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.unlisted = lists * looksAtMost
+	}
+	fail(1)
+	e.set(func(m map[string]Details) { m[id("1")] = runs(m[id("1")], 10, time.Now()) })
+	w.expect("started c") // by the next one
+	if log := w.log.text(); e.subscriptions() != 1 || strings.Contains(log, `"warn"`) || !strings.Contains(log, "containers not listed") {
+		t.Errorf("%d subscriptions, log:\n%s", e.subscriptions(), log)
+	}
+	fail(2)
+	e.set(func(m map[string]Details) { clear(m) })
+	w.expect("stopped c", "removed c")
+	if n := e.subscriptions(); n != 2 {
+		t.Errorf("%d subscriptions", n)
+	}
+}
+
+// What was announced before the runtime went away is told, with it or without.
+func TestWatchAnnouncedBefore(t *testing.T) {
+	e := newFakeEngine()
+	w := newWatch(t, e, 0, Selection{All: true})
+	<-w.synced
+	e.mu.Lock()
+	e.down = fmt.Errorf("test: %w", ErrUnreachable)
+	for _, action := range []string{"create", "start", "die"} {
+		e.stream <- Event{ID: id("1"), Action: action, Time: time.Now(), Name: "c"}
+	}
+	e.failed <- e.down
+	e.mu.Unlock()
+	time.Sleep(300 * time.Millisecond) // several tries
+	e.comeBack()
+	w.expect("found c", "started c", "stopped c")
+	// Its removal was not announced.
+	e.hangUp()
+	e.comeBack()
+	w.expect("removed c")
+}
+
 func TestWatchSelection(t *testing.T) {
 	e := newFakeEngine(created("1", "my-api"), created("2", "db"), created("a", "cafe"))
 	w := newWatch(t, e, 0, Selection{Refs: []string{"/my-api", id("b"), id("c")[:12], "aaaa", "marker", "later"}})
@@ -214,12 +451,12 @@ func TestWatchSelection(t *testing.T) {
 	put(created("b", "by-id"))
 	put(created("c", "by-prefix"))
 	put(created("d", "nobody"))
-	w.expect("found by-id", "found by-prefix")
+	w.expectAll("found by-id", "found by-prefix")
 	// Created anew under its name.
 	e.set(func(m map[string]Details) { delete(m, id("1")) })
 	e.send(id("1"), "destroy", time.Now())
 	put(created("5", "my-api"))
-	w.expect("removed my-api", "found my-api")
+	w.expectAll("removed my-api", "found my-api")
 	// Gets a name that is selected, then one that is not.
 	rename := func(name string) {
 		d := created("2", name)
@@ -248,7 +485,7 @@ func TestWatchReconnect(t *testing.T) {
 	e.inspectErr[id("6")] = fmt.Errorf("one that can not be inspected")
 	e.containers[id("6")] = created("6", "odd")
 	w := newWatch(t, e, 0, Selection{All: true})
-	w.expect("found stays", "found ends", "found again", "found vanishes", "found starts")
+	w.expectAll("found stays", "found ends", "found again", "found vanishes", "found starts")
 	<-w.synced
 	e.hangUp()
 	time.Sleep(350 * time.Millisecond) // several tries
@@ -262,7 +499,7 @@ func TestWatchReconnect(t *testing.T) {
 		m[id("8")] = created("8", "new")
 	})
 	e.comeBack()
-	w.expect("stopped ends", "stopped again", "started again", "renamed renamed", "started renamed",
+	w.expectAll("stopped ends", "stopped again", "started again", "renamed renamed", "started renamed",
 		"found new", "stopped vanishes", "removed vanishes")
 	w.quiet()
 	w.end()

@@ -3,21 +3,26 @@ package tracer
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/layertrace/layertrace/tracer/event"
 )
 
-// Answers of the programs track and settle.
+// Answers of the programs track, settle and turn, and an argument.
 const (
 	trackNew   = 0
 	trackKnown = 1
 
-	settleDone      = 0
-	settleAgain     = 1
-	settleGone      = 2
-	settleSizeTaken = 3
+	settleDone  = 0
+	settleAgain = 1
+	settleGone  = 2
+	settleTaken = 3
+
+	turnDone = 0
+
+	sizeUnknown = -1
 )
 
 // States of a ledger page.
@@ -27,28 +32,117 @@ const (
 	stateDeleted = 2
 )
 
-// AddLayer begins to watch the upper directory whose inode is rootInode on the
-// file system device (the kernel's s_dev: major<<20 | minor). Nothing is seen
-// below it before its entries are tracked. mounted tells whether an overlay
-// mount uses it now; SetMounted corrects that.
-func (t *Tracer) AddLayer(id event.LayerID, device, rootInode uint64, mounted bool) error {
-	if id == 0 || id >= maxLayers {
-		return fmt.Errorf("adding layer %d: ids are 1 to %d", id, maxLayers-1)
+// MaxLayers is how many layers can be watched at a time: their ids are 1 to
+// MaxLayers.
+const MaxLayers = 4095
+
+// How the programs know allocated bytes, as enum disk_method of bpf/event.h.
+const (
+	diskQuota  = 0
+	diskBlocks = 1
+	diskXFS    = 2
+	diskBtrfs  = 3
+)
+
+// diskMethod chooses how to know what is allocated on a file system. One whose
+// programs were not loaded, because its module was not, is left to the caller's
+// audit: nothing calls the quota hooks there. Callers hold mu.
+func (t *Tracer) diskMethod(fileSystem string) (uint64, error) {
+	switch fileSystem {
+	case "ext2", "ext3", "ext4":
+		return diskQuota, nil
+	case xfs, btrfs, tmpfs:
+		seen, err := t.attachFor(fileSystem)
+		switch {
+		case err != nil:
+			return 0, err
+		case fileSystem == tmpfs:
+			if !seen {
+				t.reasons = append(t.reasons, "stores to mappings on tmpfs may be noticed late")
+			}
+			return diskBlocks, nil
+		case !seen:
+			t.reasons = append(t.reasons, fmt.Sprintf("allocated bytes on %s: its module was not loaded when tracing began, or has no BTF", fileSystem))
+			return diskQuota, nil
+		case fileSystem == xfs:
+			return diskXFS, nil
+		}
+		return diskBtrfs, nil
 	}
-	if err := t.layers.Put(uint32(id), &ledgerLayer{Mounts: mounts(mounted)}); err != nil {
-		return fmt.Errorf("adding layer %d: %w", id, err)
+	t.reasons = append(t.reasons, fmt.Sprintf("allocated bytes on %s may be noticed late", fileSystem))
+	return diskBlocks, nil
+}
+
+// attachPlain attaches what it takes to see changes of a plain directory. Callers
+// hold mu.
+func (t *Tracer) attachPlain(fileSystem string, layer *knownLayer) error {
+	for _, later := range []string{plainLayer, plainLayer + fileSystem} {
+		seen, err := t.attachFor(later)
+		if err != nil {
+			return err
+		}
+		if !seen {
+			return fmt.Errorf("watching a directory on %s without an overlay: %w", fileSystem, ErrUnsupported)
+		}
 	}
-	t.mu.Lock()
-	t.known[id] = uint32(device)
-	err := t.watchDevices()
-	t.mu.Unlock()
-	if err != nil {
-		return fmt.Errorf("adding layer %d: %w", id, err)
+	if fileSystem != btrfs {
+		return nil
 	}
-	if _, _, err := t.Track(id, device, rootInode, modeDirectory); err != nil {
-		return fmt.Errorf("adding layer %d: %w", id, err)
+	// A subvolume has a device number of its own, which is none of a file system.
+	layer.device = anyDevice
+	return t.coll.Variables["subvolumes"].Set(uint32(1))
+}
+
+// AddLayer begins to watch an upper directory, or one that has no overlay above it.
+// Nothing is seen below it before its entries are tracked. The first layer on xfs or
+// btrfs, and the first that is plain, attach further programs.
+// The id must not be in use, and if it was, RemoveLayer says from when on it may be
+// given again.
+//
+// After an error nothing of the layer stays. The error matches ErrTableFull if
+// the ledger has no room for the directory.
+func (t *Tracer) AddLayer(id event.LayerID, upper event.Upper) error {
+	if id == 0 || id > MaxLayers {
+		return fmt.Errorf("adding layer %d: ids are 1 to %d", id, MaxLayers)
+	}
+	if err := t.addLayer(id, upper); err != nil {
+		return errors.Join(fmt.Errorf("adding layer %d: %w", id, err), t.RemoveLayer(id))
 	}
 	return nil
+}
+
+func (t *Tracer) addLayer(id event.LayerID, upper event.Upper) error {
+	if err := t.putLayer(id, &ledgerLayer{Mounts: mounts(upper.Mounted)}); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	method, err := t.diskMethod(upper.FileSystem)
+	if err == nil {
+		layer := knownLayer{device: uint32(upper.Device), diskMethod: method, plain: upper.Plain}
+		if upper.Plain {
+			err = t.attachPlain(upper.FileSystem, &layer)
+		}
+		t.known[id] = layer
+	}
+	if err == nil {
+		err = t.watchDevices()
+	}
+	t.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	_, _, err = t.Track(id, upper.Device, upper.Inode, modeDirectory)
+	return err
+}
+
+func (t *Tracer) putLayer(id event.LayerID, layer *ledgerLayer) (err error) {
+	t.unpreempted(func() { err = t.layers.Put(uint32(id), layer) })
+	return err
+}
+
+func (t *Tracer) lookupLayer(id event.LayerID, layer *ledgerLayer) (err error) {
+	t.unpreempted(func() { err = t.layers.Lookup(uint32(id), layer) })
+	return err
 }
 
 func mounts(mounted bool) int32 {
@@ -62,14 +156,14 @@ func mounts(mounted bool) int32 {
 // or unmount that it sees the kernel side keeps count by itself.
 func (t *Tracer) SetMounted(id event.LayerID, mounted bool) error {
 	var layer ledgerLayer
-	if err := t.layers.Lookup(uint32(id), &layer); err != nil {
+	if err := t.lookupLayer(id, &layer); err != nil {
 		return fmt.Errorf("looking up layer %d: %w", id, err)
 	}
 	if (layer.Mounts > 0) == mounted {
 		return nil
 	}
 	layer.Mounts = mounts(mounted)
-	if err := t.layers.Put(uint32(id), &layer); err != nil {
+	if err := t.putLayer(id, &layer); err != nil {
 		return fmt.Errorf("updating layer %d: %w", id, err)
 	}
 	return nil
@@ -78,10 +172,10 @@ func (t *Tracer) SetMounted(id event.LayerID, mounted bool) error {
 // watchDevices tells the programs on which device files may matter. Callers hold mu.
 func (t *Tracer) watchDevices() error {
 	var device uint32
-	for _, d := range t.known {
+	for _, l := range t.known {
 		switch device {
-		case 0, d:
-			device = d
+		case 0, l.device:
+			device = l.device
 		default:
 			device = anyDevice
 		}
@@ -89,52 +183,80 @@ func (t *Tracer) watchDevices() error {
 	return t.coll.Variables["watched_device"].Set(device)
 }
 
-// RemoveLayer forgets a layer and all its files.
+// RemoveLayer forgets a layer and all its files, be they in use or not. When it
+// returns, no program books on the layer any more. What was booked before and has
+// not been collected comes with the next two calls of Collect; after these the id
+// may be given to another layer.
 func (t *Tracer) RemoveLayer(id event.LayerID) error {
+	if err := t.removeLayer(id); err != nil {
+		return fmt.Errorf("removing layer %d: %w", id, err)
+	}
+	return nil
+}
+
+func (t *Tracer) removeLayer(id event.LayerID) error {
 	t.mu.Lock()
 	delete(t.known, id)
+	maps.DeleteFunc(t.restless, func(_ ledgerFileKey, page ledgerFileEntry) bool { return page.Layer == uint32(id) })
 	err := t.watchDevices()
 	t.mu.Unlock()
 	if err != nil {
-		return fmt.Errorf("removing layer %d: %w", id, err)
+		return err
 	}
+	// A page of a directory brings forth those of what is created in it: also
+	// behind the back of a walk through the table, and by a program that had
+	// found it before it went.
+	for {
+		found, err := t.removePages(id)
+		if err != nil || !found {
+			return err
+		}
+		if err := t.awaitPrograms(); err != nil {
+			return err
+		}
+	}
+}
+
+// removePages takes the pages of a layer out of the ledger. found is false if
+// there were none.
+func (t *Tracer) removePages(id event.LayerID) (found bool, err error) {
+	const chunk = 4096
+	keys, pages := make([]ledgerFileKey, chunk), make([]ledgerFileEntry, chunk)
 	var (
-		key   ledgerFileKey
-		entry ledgerFileEntry
-		gone  []ledgerFileKey
+		cursor ebpf.MapBatchCursor
+		last   bool
 	)
-	for files := t.files.Iterate(); files.Next(&key, &entry); {
-		if entry.Layer == uint32(id) {
-			gone = append(gone, key)
-		}
+	// A chunk at a time, so that no thread stays unpreempted for long.
+	for err == nil && !last {
+		t.unpreempted(func() {
+			var n int
+			n, err = t.files.BatchLookup(&cursor, keys, pages, nil)
+			if last = errors.Is(err, ebpf.ErrKeyNotExist); last {
+				err = nil
+			}
+			gone := keys[:0:n]
+			for i := range n {
+				if pages[i].Layer == uint32(id) {
+					gone = append(gone, keys[i])
+				}
+			}
+			found = found || len(gone) > 0
+			for err == nil && len(gone) > 0 {
+				n, err = t.files.BatchDelete(gone, nil)
+				if errors.Is(err, ebpf.ErrKeyNotExist) { // freed meanwhile
+					n, err = n+1, nil
+				}
+				gone = gone[n:]
+			}
+		})
 	}
-	for i := range gone {
-		if err := t.files.Delete(&gone[i]); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("removing layer %d: %w", id, err)
-		}
-	}
-	return nil
+	return found, err
 }
 
-// WatchCgroup reports writes outside of the layer by processes of the cgroup (the
-// inode number of its directory in the v2 hierarchy) as Covered of that layer. It
-// needs Config.IncludeCovered.
-func (t *Tracer) WatchCgroup(cgroup uint64, id event.LayerID) error {
-	if err := t.coll.Maps["cgroups"].Put(cgroup, uint32(id)); err != nil {
-		return fmt.Errorf("watching cgroup %d: %w", cgroup, err)
-	}
-	return nil
-}
-
-// UnwatchCgroup ends WatchCgroup; a cgroup that is not watched is no error.
-func (t *Tracer) UnwatchCgroup(cgroup uint64) error {
-	if err := t.coll.Maps["cgroups"].Delete(cgroup); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("unwatching cgroup %d: %w", cgroup, err)
-	}
-	return nil
-}
-
-const modeDirectory = 0o040000
+const (
+	modeType      = 0o170000
+	modeDirectory = 0o040000
+)
 
 // Track opens the ledger's page of an inode, before the caller looks at it with
 // lstat and hands the answer to Settle; of a directory before its entries are
@@ -144,8 +266,14 @@ const modeDirectory = 0o040000
 // as for a hard link's second name) or by the kernel side because the inode was
 // created meanwhile; then it is no part of the baseline.
 func (t *Tracer) Track(id event.LayerID, device, inode uint64, mode uint32) (file event.FileID, known bool, err error) {
-	args := ledgerTrackArgs{Device: device, Inode: inode, Layer: uint64(id), Mode: uint64(mode)}
-	answer, err := t.track.Run(&ebpf.RunOptions{Context: &args})
+	t.mu.Lock()
+	layer := t.known[id]
+	t.mu.Unlock()
+	args := ledgerTrackArgs{Device: device, Inode: inode, Layer: uint64(id), Mode: uint64(mode), DiskMethod: layer.diskMethod}
+	if layer.plain {
+		args.Plain = 1
+	}
+	answer, err := t.track.Run(&ebpf.RunOptions{Context: bytesOf(&args)})
 	if err != nil {
 		return file, false, fmt.Errorf("tracking inode %d: %w", inode, err)
 	}
@@ -182,7 +310,7 @@ func (t *Tracer) Settle(_ event.LayerID, device, inode uint64, size, allocated i
 	if restless {
 		args.DiskEvents, args.Disk = seen.DiskEvents, seen.Disk
 	}
-	answer, err := t.settle.Run(&ebpf.RunOptions{Context: &args})
+	answer, err := t.settle.Run(&ebpf.RunOptions{Context: bytesOf(&args)})
 	if err != nil {
 		return 0, 0, false, false, fmt.Errorf("settling inode %d: %w", inode, err)
 	}
@@ -199,7 +327,7 @@ func (t *Tracer) Settle(_ event.LayerID, device, inode uint64, size, allocated i
 	} else if err != nil {
 		return 0, 0, false, false, fmt.Errorf("looking up inode %d: %w", inode, err)
 	}
-	if answer == settleSizeTaken {
+	if answer == settleTaken {
 		return entry.BaseSize, entry.BaseDisk, false, false, nil
 	}
 	t.mu.Lock()
@@ -208,12 +336,30 @@ func (t *Tracer) Settle(_ event.LayerID, device, inode uint64, size, allocated i
 	return 0, 0, true, false, nil
 }
 
+// Turn brings the ledger's page of an inode in step with what the caller, who has
+// found it different, will book itself: size and allocated bytes by stat. seen is
+// the page as it was before and after that stat; if something has happened to the
+// file since, ok is false, the difference may be none, and nothing must be booked.
+func (t *Tracer) Turn(device uint64, seen Entry, size, allocated int64) (ok bool, err error) {
+	if seen.Mode&modeType == modeDirectory {
+		size = sizeUnknown
+	}
+	answer, err := t.turn.Run(&ebpf.RunOptions{Context: &ledgerTurnArgs{
+		Device: device, Inode: seen.File.Inode, Generation: seen.File.Generation,
+		Events: seen.Events, Size: size, Allocated: allocated,
+	}})
+	if err != nil {
+		return false, fmt.Errorf("turning the page of inode %d: %w", seen.File.Inode, err)
+	}
+	return answer == turnDone, nil
+}
+
 // Strays counts how often something that the tracer did not know was moved into a
 // directory that it knew: if the number has changed while a scan took the
 // baseline, the scan may have missed that, and looks again.
 func (t *Tracer) Strays(id event.LayerID) (uint64, error) {
 	var layer ledgerLayer
-	if err := t.layers.Lookup(uint32(id), &layer); err != nil {
+	if err := t.lookupLayer(id, &layer); err != nil {
 		return 0, fmt.Errorf("looking up layer %d: %w", id, err)
 	}
 	return layer.Strays, nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -46,29 +47,35 @@ func PlannedHooks(covered bool) ([]Hook, error) {
 	}
 	chosen, _, err := plan(functions, covered)
 	use, _ := probes(MethodAuto)
-	wanted := attachments(chosen, use)
-	hooks := make([]Hook, 0, len(wanted))
-	for _, a := range wanted {
-		hooks = append(hooks, Hook{Name: a.program, Kind: a.kind, Target: a.target})
-	}
-	return hooks, err
+	return hooksOf(attachments(functions, chosen, use)), err
 }
 
 func checkKernel() Check {
-	check := Check{Name: "kernel", Required: true, Hint: "run a kernel of Linux 5.15 or later"}
+	check := Check{Name: "kernel", Required: true, Hint: "run a kernel of Linux 5.10 or later"}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
 		check.Detail = err.Error()
 		return check
 	}
 	check.Detail = "Linux " + unix.ByteSliceToString(name.Release[:]) + " " + unix.ByteSliceToString(name.Machine[:])
-	var major, minor int
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil {
-		check.Detail += ", a version that cannot be read"
-		return check
-	}
-	check.OK = major > 5 || major == 5 && minor >= 15
+	check.OK = !kernelBefore(5, 10)
 	return passed(check)
+}
+
+// kernelBefore tells whether the running kernel's version, as far as it can be
+// read, is an earlier one.
+func kernelBefore(major, minor int) bool {
+	var (
+		name unix.Utsname
+		is   [2]int
+	)
+	if err := unix.Uname(&name); err != nil {
+		return false
+	}
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &is[0], &is[1]); err != nil {
+		return false
+	}
+	return slices.Compare(is[:], []int{major, minor}) < 0
 }
 
 func passed(check Check) Check {
@@ -154,21 +161,14 @@ func checkOverlay(cache *btf.Cache) (Check, *kernelFunctions) {
 	case errors.Is(err, ErrNoBTF):
 		check.Detail = "cannot be examined without the kernel's BTF"
 		check.Hint = ""
-	case err != nil && overlayLoaded():
-		check.Detail = "the module is loaded but has no BTF of its own"
-		check.Hint = "run a kernel built with CONFIG_DEBUG_INFO_BTF_MODULES=y"
 	case err != nil:
 		check.Detail = "the module is not loaded"
+	case functions.symbols != nil:
+		check.OK, check.Detail = true, "available, without BTF: its functions are traced by single probes"
 	default:
 		check.OK, check.Detail = true, "available, with BTF"
 	}
 	return passed(check), functions
-}
-
-// overlayLoaded tells whether the kernel knows the overlay file system now.
-func overlayLoaded() bool {
-	raw, err := os.ReadFile("/proc/filesystems")
-	return err == nil && strings.Contains(string(raw), "\toverlay\n")
 }
 
 func checkFunctions(functions *kernelFunctions) Check {

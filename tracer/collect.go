@@ -3,6 +3,7 @@ package tracer
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -24,8 +25,16 @@ const (
 	recordCovered    = 5
 )
 
+// readWhole is from how many announced keys on it takes less to read a whole table,
+// of which the kernel hands out thousands at a time, than key by key.
+const readWhole = 1024
+
 // maxPaths bounds how many executables' and covered files' paths are remembered.
 const maxPaths = 8192
+
+// defaultMaxNames bounds the names that wait in memory for a Collect: half a minute
+// of 5,000 files a second that come, are written, and go.
+const defaultMaxNames = 1 << 19
 
 // pending is what the reader has taken from the ring since the last Collect.
 type pending struct {
@@ -64,8 +73,12 @@ func (t *Tracer) read() {
 		default:
 			t.mu.Lock()
 			t.decode(record.RawSample)
-			t.mu.Unlock()
 			t.wake()
+			// With nobody to collect them names may take up the ring, and no more.
+			for len(t.pending.batch.Files) >= t.maxNames && !t.taking {
+				t.room.Wait()
+			}
+			t.mu.Unlock()
 		}
 	}
 }
@@ -187,16 +200,15 @@ func (t *Tracer) Collect() (batch *event.Batch, err error) {
 }
 
 func (t *Tracer) collect() (*event.Batch, error) {
-	table := t.tables[t.active]
-	next := 1 - t.active
-	// The update returns only after every program that may still count into the
-	// old table has ended (the kernel waits for them when a map in a map is
-	// replaced, upstream 1ae80cf31938, 4.19): from then on the table is ours.
-	if err := t.counters.Put(uint32(0), t.tables[next]); err != nil {
+	ours, err := t.swap()
+	if err != nil {
 		return nil, fmt.Errorf("changing the table of counters: %w", err)
 	}
-	t.active = next
-	if err := t.flush(); err != nil {
+	table := t.tables[ours]
+	t.letRead(true)
+	err = t.flush()
+	t.letRead(false)
+	if err != nil {
 		return nil, err
 	}
 
@@ -204,16 +216,19 @@ func (t *Tracer) collect() (*event.Batch, error) {
 	batch := t.pending.batch
 	keys := t.pending.keys
 	t.pending.batch, t.pending.keys = event.Batch{}, nil
+	t.room.Signal()
 	t.mu.Unlock()
 
 	// The flush also brought what was announced since the tables changed: those
 	// keys are in the next table, perhaps beside the same key in this one. What is
 	// not found here is looked for once more, there.
-	unread := t.readLosses(&batch)
-	var err error
-	if unread || t.fullRead {
-		t.fullRead = true
-		t.early = append(t.early, keys...)
+	if t.readLosses(&batch) {
+		// It is in this table or, if it was counted since the tables changed, in
+		// the next one.
+		t.incomplete = [2]bool{true, true}
+	}
+	if t.incomplete[ours] || len(keys) >= readWhole {
+		t.early = keys
 		err = t.readAll(table, &batch)
 	} else {
 		late := t.early
@@ -223,7 +238,7 @@ func (t *Tracer) collect() (*event.Batch, error) {
 		}
 	}
 	if err != nil {
-		t.fullRead = true
+		t.incomplete = [2]bool{true, true}
 		t.mu.Lock()
 		batch.Files = append(batch.Files, t.pending.batch.Files...)
 		batch.Processes = append(batch.Processes, t.pending.batch.Processes...)
@@ -231,15 +246,54 @@ func (t *Tracer) collect() (*event.Batch, error) {
 		t.mu.Unlock()
 		return nil, err
 	}
-	t.fullRead = false
+	t.incomplete[ours] = false
 	if err := t.readLayers(&batch); err != nil {
 		return nil, err
 	}
 	t.arm()
-	if len(t.early) > 0 {
-		t.wake() // what they announced waits in the table
+	if len(t.early) > 0 || t.incomplete[1-ours] {
+		t.wake() // something waits in the table that is in the slot now
 	}
 	return &batch, nil
+}
+
+// letRead sets whether the reader goes on however many names there are.
+func (t *Tracer) letRead(on bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.taking = on
+	t.room.Signal()
+}
+
+// swap puts the other table into the slot and returns which one is ours now.
+func (t *Tracer) swap() (ours int, err error) {
+	t.slot.Lock()
+	defer t.slot.Unlock()
+	ours = t.active
+	if err := t.fill(1 - ours); err != nil {
+		return 0, err
+	}
+	t.active = 1 - ours
+	return ours, nil
+}
+
+// fill puts a table into the slot. It returns only after every program that was
+// running has ended (the kernel waits for them when a map in a map is replaced,
+// upstream 1ae80cf31938, 4.19): from then on none counts into the one that was
+// there before. Callers hold slot.
+func (t *Tracer) fill(table int) error { return t.counters.Put(uint32(0), t.tables[table]) }
+
+// awaitPrograms returns once every program that is running has ended, and with it
+// what it knew of pages that are gone.
+func (t *Tracer) awaitPrograms() error {
+	t.slot.Lock()
+	defer t.slot.Unlock()
+	var err error
+	t.unpreempted(func() { err = t.fill(t.active) })
+	if err != nil {
+		return fmt.Errorf("waiting for programs to end: %w", err)
+	}
+	return nil
 }
 
 // flush waits until the reader has taken everything that is in the ring.
@@ -266,7 +320,7 @@ func (t *Tracer) readKeys(table *ebpf.Map, keys []ledgerCounterKey, batch *event
 	batch.Deltas = slices.Grow(batch.Deltas, len(keys))
 	for i := range keys {
 		var value ledgerCounter
-		if err := table.LookupAndDelete(&keys[i], &value); errors.Is(err, ebpf.ErrKeyNotExist) {
+		if err := t.take(table, &keys[i], &value); errors.Is(err, ebpf.ErrKeyNotExist) {
 			absent = append(absent, keys[i])
 			continue
 		} else if err != nil {
@@ -275,6 +329,18 @@ func (t *Tracer) readKeys(table *ebpf.Map, keys []ledgerCounterKey, batch *event
 		t.add(batch, &keys[i], &value)
 	}
 	return absent, nil
+}
+
+// take reads a counter and deletes it: at once since 5.14 (upstream 3e87f192b405).
+// Nobody else uses the table, so that it may be done one after the other too.
+func (t *Tracer) take(table *ebpf.Map, key *ledgerCounterKey, value *ledgerCounter) error {
+	if !t.old {
+		return table.LookupAndDelete(key, value)
+	}
+	if err := table.Lookup(key, value); err != nil {
+		return err
+	}
+	return table.Delete(key)
 }
 
 // readAll empties a table whose announcements are incomplete.
@@ -367,26 +433,24 @@ func (t *Tracer) recursions() (sum uint64) {
 // readLayers adds each layer's state and what its tables had no room for.
 func (t *Tracer) readLayers(batch *event.Batch) error {
 	t.mu.Lock()
-	ids := make([]event.LayerID, 0, len(t.known))
-	for id := range t.known {
-		ids = append(ids, id)
-	}
+	ids := slices.Collect(maps.Keys(t.known))
 	t.mu.Unlock()
 
-	if t.collected.layers == nil {
-		t.collected.layers = make(map[event.LayerID]ledgerLayer)
-	}
+	// Of removed layers nothing stays: the next one of that id counts from 0.
+	collected := make(map[event.LayerID]ledgerLayer, len(ids))
 	for _, id := range ids {
 		var now ledgerLayer
-		if err := t.layers.Lookup(uint32(id), &now); err != nil {
+		// What the programs add to are aligned words, which a copy does not tear.
+		if _, err := t.states.ReadAt(bytesOf(&now), int64(id)*int64(unsafe.Sizeof(now))); err != nil {
 			return fmt.Errorf("reading layer %d: %w", id, err)
 		}
 		before := t.collected.layers[id]
-		t.collected.layers[id] = now
+		collected[id] = now
 		batch.Layers = append(batch.Layers, event.LayerState{
 			Layer: id, OpenDeleted: now.OpenDeleted, Mounted: now.Mounts > 0,
 		})
-		if now.OverflowEvents == before.OverflowEvents && now.Untracked == before.Untracked {
+		lost := now.OverflowEvents - before.OverflowEvents + now.Untracked - before.Untracked + now.CoveredLost - before.CoveredLost
+		if lost == 0 {
 			continue
 		}
 		over := event.Overflow{
@@ -400,9 +464,10 @@ func (t *Tracer) readLayers(batch *event.Batch) error {
 		batch.Losses = append(batch.Losses, event.Loss{
 			Layer:  id,
 			Reason: event.LossTableFull,
-			Events: now.OverflowEvents - before.OverflowEvents + now.Untracked - before.Untracked,
+			Events: lost,
 			Bytes:  over.Size,
 		})
 	}
+	t.collected.layers = collected
 	return nil
 }

@@ -24,6 +24,12 @@ type ledgerCallKey struct {
 	Hook   uint64
 }
 
+type ledgerCgroupKey struct {
+	_       structs.HostLayout
+	Cgroup  uint64
+	Changed uint64
+}
+
 type ledgerCounter struct {
 	_        structs.HostLayout
 	Size     int64
@@ -90,7 +96,9 @@ type ledgerFileEntry struct {
 	Layer      uint32
 	State      uint32
 	Mode       uint32
-	Settled    uint32
+	Settled    uint8
+	Plain      uint8
+	DiskMethod uint16
 }
 
 type ledgerFileKey struct {
@@ -140,6 +148,7 @@ type ledgerLayer struct {
 	OverflowCopyUp  int64
 	OverflowWritten uint64
 	OverflowEvents  uint64
+	CoveredLost     uint64
 	Untracked       uint64
 	Strays          uint64
 	Mounts          int32
@@ -172,6 +181,12 @@ type ledgerProcessRecord struct {
 	Comm       [16]int8
 }
 
+type ledgerRename struct {
+	_        structs.HostLayout
+	Old      uint64
+	Whiteout ledgerFileKey
+}
+
 type ledgerSettleArgs struct {
 	_          structs.HostLayout
 	Device     uint64
@@ -183,133 +198,227 @@ type ledgerSettleArgs struct {
 }
 
 type ledgerTrackArgs struct {
-	_      structs.HostLayout
-	Device uint64
-	Inode  uint64
-	Layer  uint64
-	Mode   uint64
+	_          structs.HostLayout
+	Device     uint64
+	Inode      uint64
+	Layer      uint64
+	Mode       uint64
+	DiskMethod uint64
+	Plain      uint64
+}
+
+type ledgerTurnArgs struct {
+	_          structs.HostLayout
+	Device     uint64
+	Inode      uint64
+	Generation uint64
+	Events     uint64
+	Size       int64
+	Allocated  int64
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ledgerMapCalls                       = "calls"
-	ledgerMapCgroups                     = "cgroups"
-	ledgerMapCopyUps                     = "copy_ups"
-	ledgerMapCounters                    = "counters"
-	ledgerMapCountersA                   = "counters_a"
-	ledgerMapCountersB                   = "counters_b"
-	ledgerMapCoveredSizes                = "covered_sizes"
-	ledgerMapEvents                      = "events"
-	ledgerMapExecutables                 = "executables"
-	ledgerMapFiles                       = "files"
-	ledgerMapLayers                      = "layers"
-	ledgerMapLosses                      = "losses"
-	ledgerMapPathSteps                   = "path_steps"
-	ledgerMapProcesses                   = "processes"
-	ledgerMapRemovals                    = "removals"
-	ledgerProgBackingAioEntry            = "backing_aio_entry"
-	ledgerProgBackingAioEntryKprobe      = "backing_aio_entry_kprobe"
-	ledgerProgBackingSpliceExit          = "backing_splice_exit"
-	ledgerProgBackingSpliceExitKprobe    = "backing_splice_exit_kprobe"
-	ledgerProgBackingSpliceExitKretprobe = "backing_splice_exit_kretprobe"
-	ledgerProgBackingWriteExit           = "backing_write_exit"
-	ledgerProgBackingWriteExitKprobe     = "backing_write_exit_kprobe"
-	ledgerProgBackingWriteExitKretprobe  = "backing_write_exit_kretprobe"
-	ledgerProgClearNlinkExit             = "clear_nlink_exit"
-	ledgerProgClearNlinkExitKprobe       = "clear_nlink_exit_kprobe"
-	ledgerProgClearNlinkExitKretprobe    = "clear_nlink_exit_kretprobe"
-	ledgerProgCloneRangeExit             = "clone_range_exit"
-	ledgerProgCloneRangeExitKprobe       = "clone_range_exit_kprobe"
-	ledgerProgCloneRangeExitKretprobe    = "clone_range_exit_kretprobe"
-	ledgerProgCopiedUpEntry              = "copied_up_entry"
-	ledgerProgCopiedUpEntryKprobe        = "copied_up_entry_kprobe"
-	ledgerProgCopyRangeExit              = "copy_range_exit"
-	ledgerProgCopyRangeExitKprobe        = "copy_range_exit_kprobe"
-	ledgerProgCopyRangeExitKretprobe     = "copy_range_exit_kretprobe"
-	ledgerProgCopyUpEntry                = "copy_up_entry"
-	ledgerProgCopyUpEntryKprobe          = "copy_up_entry_kprobe"
-	ledgerProgCopyUpExit                 = "copy_up_exit"
-	ledgerProgCopyUpExitKprobe           = "copy_up_exit_kprobe"
-	ledgerProgCopyUpExitKretprobe        = "copy_up_exit_kretprobe"
-	ledgerProgCoveredWriteEntry          = "covered_write_entry"
-	ledgerProgCoveredWriteEntryKprobe    = "covered_write_entry_kprobe"
-	ledgerProgCoveredWriteExit           = "covered_write_exit"
-	ledgerProgCoveredWriteExitKprobe     = "covered_write_exit_kprobe"
-	ledgerProgCoveredWriteExitKretprobe  = "covered_write_exit_kretprobe"
-	ledgerProgCoveredWritevEntry         = "covered_writev_entry"
-	ledgerProgCoveredWritevEntryKprobe   = "covered_writev_entry_kprobe"
-	ledgerProgCoveredWritevExit          = "covered_writev_exit"
-	ledgerProgCoveredWritevExitKprobe    = "covered_writev_exit_kprobe"
-	ledgerProgCoveredWritevExitKretprobe = "covered_writev_exit_kretprobe"
-	ledgerProgDropNlinkExit              = "drop_nlink_exit"
-	ledgerProgDropNlinkExitKprobe        = "drop_nlink_exit_kprobe"
-	ledgerProgDropNlinkExitKretprobe     = "drop_nlink_exit_kretprobe"
-	ledgerProgEvictEntry                 = "evict_entry"
-	ledgerProgEvictEntryKprobe           = "evict_entry_kprobe"
-	ledgerProgFallocateExit              = "fallocate_exit"
-	ledgerProgFallocateExitKprobe        = "fallocate_exit_kprobe"
-	ledgerProgFallocateExitKretprobe     = "fallocate_exit_kretprobe"
-	ledgerProgInstantiateEntry           = "instantiate_entry"
-	ledgerProgInstantiateEntryKprobe     = "instantiate_entry_kprobe"
-	ledgerProgIocbWriteExit              = "iocb_write_exit"
-	ledgerProgIocbWriteExitKprobe        = "iocb_write_exit_kprobe"
-	ledgerProgIocbWriteExitKretprobe     = "iocb_write_exit_kretprobe"
-	ledgerProgIterWriteExit              = "iter_write_exit"
-	ledgerProgIterWriteExitKprobe        = "iter_write_exit_kprobe"
-	ledgerProgIterWriteExitKretprobe     = "iter_write_exit_kretprobe"
-	ledgerProgMountExit                  = "mount_exit"
-	ledgerProgMountExitKprobe            = "mount_exit_kprobe"
-	ledgerProgMountExitKretprobe         = "mount_exit_kretprobe"
-	ledgerProgNotifyChangeExit           = "notify_change_exit"
-	ledgerProgNotifyChangeExitKprobe     = "notify_change_exit_kprobe"
-	ledgerProgNotifyChangeExitKretprobe  = "notify_change_exit_kretprobe"
-	ledgerProgOvlAioEntry                = "ovl_aio_entry"
-	ledgerProgOvlAioEntryKprobe          = "ovl_aio_entry_kprobe"
-	ledgerProgPageMkwriteEntry           = "page_mkwrite_entry"
-	ledgerProgPageMkwriteEntryKprobe     = "page_mkwrite_entry_kprobe"
-	ledgerProgQuotaAllocExit             = "quota_alloc_exit"
-	ledgerProgQuotaAllocExitKprobe       = "quota_alloc_exit_kprobe"
-	ledgerProgQuotaAllocExitKretprobe    = "quota_alloc_exit_kretprobe"
-	ledgerProgQuotaFreeEntry             = "quota_free_entry"
-	ledgerProgQuotaFreeEntryKprobe       = "quota_free_entry_kprobe"
-	ledgerProgRemoveEntry                = "remove_entry"
-	ledgerProgRemoveEntryKprobe          = "remove_entry_kprobe"
-	ledgerProgRemoveExit                 = "remove_exit"
-	ledgerProgRemoveExitKprobe           = "remove_exit_kprobe"
-	ledgerProgRemoveExitKretprobe        = "remove_exit_kretprobe"
-	ledgerProgRemovexattrExit            = "removexattr_exit"
-	ledgerProgRemovexattrExitKprobe      = "removexattr_exit_kprobe"
-	ledgerProgRemovexattrExitKretprobe   = "removexattr_exit_kretprobe"
-	ledgerProgRenameExit                 = "rename_exit"
-	ledgerProgRenameExitKprobe           = "rename_exit_kprobe"
-	ledgerProgRenameExitKretprobe        = "rename_exit_kretprobe"
-	ledgerProgSetAclExit                 = "set_acl_exit"
-	ledgerProgSetAclExitKprobe           = "set_acl_exit_kprobe"
-	ledgerProgSetAclExitKretprobe        = "set_acl_exit_kretprobe"
-	ledgerProgSettle                     = "settle"
-	ledgerProgSetxattrExit               = "setxattr_exit"
-	ledgerProgSetxattrExitKprobe         = "setxattr_exit_kprobe"
-	ledgerProgSetxattrExitKretprobe      = "setxattr_exit_kretprobe"
-	ledgerProgTrack                      = "track"
-	ledgerProgUnmountEntry               = "unmount_entry"
-	ledgerProgUnmountEntryKprobe         = "unmount_entry_kprobe"
-	ledgerProgWhiteoutEntry              = "whiteout_entry"
-	ledgerProgWhiteoutEntryKprobe        = "whiteout_entry_kprobe"
-	ledgerVarArmed                       = "armed"
-	ledgerVarCopyingUp                   = "copying_up"
-	ledgerVarCountCopies                 = "count_copies"
-	ledgerVarCounterRecordType           = "counter_record_type"
-	ledgerVarCoveredRecordType           = "covered_record_type"
-	ledgerVarEmptyCounter                = "empty_counter"
-	ledgerVarExecutableRecordType        = "executable_record_type"
-	ledgerVarFileRecordShortType         = "file_record_short_type"
-	ledgerVarFileRecordType              = "file_record_type"
-	ledgerVarProcessRecordType           = "process_record_type"
-	ledgerVarSettleArgsType              = "settle_args_type"
-	ledgerVarTrackArgsType               = "track_args_type"
-	ledgerVarWatchedDevice               = "watched_device"
+	ledgerMapCalls                           = "calls"
+	ledgerMapCgroupLayers                    = "cgroup_layers"
+	ledgerMapCgroups                         = "cgroups"
+	ledgerMapCopies                          = "copies"
+	ledgerMapCopyUps                         = "copy_ups"
+	ledgerMapCounters                        = "counters"
+	ledgerMapCountersA                       = "counters_a"
+	ledgerMapCountersB                       = "counters_b"
+	ledgerMapCoveredSizes                    = "covered_sizes"
+	ledgerMapEvents                          = "events"
+	ledgerMapExecutables                     = "executables"
+	ledgerMapFiles                           = "files"
+	ledgerMapLayers                          = "layers"
+	ledgerMapLosses                          = "losses"
+	ledgerMapPathSteps                       = "path_steps"
+	ledgerMapProcesses                       = "processes"
+	ledgerMapQueued                          = "queued"
+	ledgerMapRemovals                        = "removals"
+	ledgerMapRenames                         = "renames"
+	ledgerMapWritebacks                      = "writebacks"
+	ledgerProgBackingAioEntry                = "backing_aio_entry"
+	ledgerProgBackingAioEntryKprobe          = "backing_aio_entry_kprobe"
+	ledgerProgBackingSpliceExit              = "backing_splice_exit"
+	ledgerProgBackingSpliceExitKprobe        = "backing_splice_exit_kprobe"
+	ledgerProgBackingSpliceExitKretprobe     = "backing_splice_exit_kretprobe"
+	ledgerProgBackingWriteExit               = "backing_write_exit"
+	ledgerProgBackingWriteExitKprobe         = "backing_write_exit_kprobe"
+	ledgerProgBackingWriteExitKretprobe      = "backing_write_exit_kretprobe"
+	ledgerProgBtrfsClearExit                 = "btrfs_clear_exit"
+	ledgerProgBtrfsClearExitKprobe           = "btrfs_clear_exit_kprobe"
+	ledgerProgBtrfsClearExitKretprobe        = "btrfs_clear_exit_kretprobe"
+	ledgerProgClearNlinkExit                 = "clear_nlink_exit"
+	ledgerProgClearNlinkExitKprobe           = "clear_nlink_exit_kprobe"
+	ledgerProgClearNlinkExitKretprobe        = "clear_nlink_exit_kretprobe"
+	ledgerProgCloneRangeExit                 = "clone_range_exit"
+	ledgerProgCloneRangeExitKprobe           = "clone_range_exit_kprobe"
+	ledgerProgCloneRangeExitKretprobe        = "clone_range_exit_kretprobe"
+	ledgerProgCopiedUpEntry                  = "copied_up_entry"
+	ledgerProgCopiedUpEntryKprobe            = "copied_up_entry_kprobe"
+	ledgerProgCopyRangeEntry                 = "copy_range_entry"
+	ledgerProgCopyRangeEntryKprobe           = "copy_range_entry_kprobe"
+	ledgerProgCopyRangeExit                  = "copy_range_exit"
+	ledgerProgCopyRangeExitKprobe            = "copy_range_exit_kprobe"
+	ledgerProgCopyRangeExitKretprobe         = "copy_range_exit_kretprobe"
+	ledgerProgCopyUpEntry                    = "copy_up_entry"
+	ledgerProgCopyUpEntryKprobe              = "copy_up_entry_kprobe"
+	ledgerProgCopyUpExit                     = "copy_up_exit"
+	ledgerProgCopyUpExitKprobe               = "copy_up_exit_kprobe"
+	ledgerProgCopyUpExitKretprobe            = "copy_up_exit_kretprobe"
+	ledgerProgCoveredWriteEntry              = "covered_write_entry"
+	ledgerProgCoveredWriteEntryKprobe        = "covered_write_entry_kprobe"
+	ledgerProgCoveredWriteExit               = "covered_write_exit"
+	ledgerProgCoveredWriteExitKprobe         = "covered_write_exit_kprobe"
+	ledgerProgCoveredWriteExitKretprobe      = "covered_write_exit_kretprobe"
+	ledgerProgCoveredWritevEntry             = "covered_writev_entry"
+	ledgerProgCoveredWritevEntryKprobe       = "covered_writev_entry_kprobe"
+	ledgerProgCoveredWritevExit              = "covered_writev_exit"
+	ledgerProgCoveredWritevExitKprobe        = "covered_writev_exit_kprobe"
+	ledgerProgCoveredWritevExitKretprobe     = "covered_writev_exit_kretprobe"
+	ledgerProgDropNlinkExit                  = "drop_nlink_exit"
+	ledgerProgDropNlinkExitKprobe            = "drop_nlink_exit_kprobe"
+	ledgerProgDropNlinkExitKretprobe         = "drop_nlink_exit_kretprobe"
+	ledgerProgEvictEntry                     = "evict_entry"
+	ledgerProgEvictEntryKprobe               = "evict_entry_kprobe"
+	ledgerProgFallocateExit                  = "fallocate_exit"
+	ledgerProgFallocateExitKprobe            = "fallocate_exit_kprobe"
+	ledgerProgFallocateExitKretprobe         = "fallocate_exit_kretprobe"
+	ledgerProgInstantiateEntry               = "instantiate_entry"
+	ledgerProgInstantiateEntryKprobe         = "instantiate_entry_kprobe"
+	ledgerProgIocbQueueEntry                 = "iocb_queue_entry"
+	ledgerProgIocbQueueEntryKprobe           = "iocb_queue_entry_kprobe"
+	ledgerProgIocbWriteExit                  = "iocb_write_exit"
+	ledgerProgIocbWriteExitKprobe            = "iocb_write_exit_kprobe"
+	ledgerProgIocbWriteExitKretprobe         = "iocb_write_exit_kretprobe"
+	ledgerProgIterWriteExit                  = "iter_write_exit"
+	ledgerProgIterWriteExitKprobe            = "iter_write_exit_kprobe"
+	ledgerProgIterWriteExitKretprobe         = "iter_write_exit_kretprobe"
+	ledgerProgLinkExit                       = "link_exit"
+	ledgerProgLinkExitKprobe                 = "link_exit_kprobe"
+	ledgerProgLinkExitKretprobe              = "link_exit_kretprobe"
+	ledgerProgMountExit                      = "mount_exit"
+	ledgerProgMountExitKprobe                = "mount_exit_kprobe"
+	ledgerProgMountExitKretprobe             = "mount_exit_kretprobe"
+	ledgerProgNotifyChangeExit               = "notify_change_exit"
+	ledgerProgNotifyChangeExitKprobe         = "notify_change_exit_kprobe"
+	ledgerProgNotifyChangeExitKretprobe      = "notify_change_exit_kretprobe"
+	ledgerProgOvlAioEntry                    = "ovl_aio_entry"
+	ledgerProgOvlAioEntryKprobe              = "ovl_aio_entry_kprobe"
+	ledgerProgPageMkwriteExit                = "page_mkwrite_exit"
+	ledgerProgPageMkwriteExitKprobe          = "page_mkwrite_exit_kprobe"
+	ledgerProgPageMkwriteExitKretprobe       = "page_mkwrite_exit_kretprobe"
+	ledgerProgPlainAioEntry                  = "plain_aio_entry"
+	ledgerProgPlainAioEntryKprobe            = "plain_aio_entry_kprobe"
+	ledgerProgPlainBtrfsEntry                = "plain_btrfs_entry"
+	ledgerProgPlainBtrfsEntryKprobe          = "plain_btrfs_entry_kprobe"
+	ledgerProgPlainBtrfsExit                 = "plain_btrfs_exit"
+	ledgerProgPlainBtrfsExitKprobe           = "plain_btrfs_exit_kprobe"
+	ledgerProgPlainBtrfsExitKretprobe        = "plain_btrfs_exit_kretprobe"
+	ledgerProgPlainCopyRangeEntry            = "plain_copy_range_entry"
+	ledgerProgPlainCopyRangeEntryKprobe      = "plain_copy_range_entry_kprobe"
+	ledgerProgPlainCopyRangeExit             = "plain_copy_range_exit"
+	ledgerProgPlainCopyRangeExitKprobe       = "plain_copy_range_exit_kprobe"
+	ledgerProgPlainCopyRangeExitKretprobe    = "plain_copy_range_exit_kretprobe"
+	ledgerProgPlainDeleteEntry               = "plain_delete_entry"
+	ledgerProgPlainDeleteEntryKprobe         = "plain_delete_entry_kprobe"
+	ledgerProgPlainExchangeEntry             = "plain_exchange_entry"
+	ledgerProgPlainExchangeEntryKprobe       = "plain_exchange_entry_kprobe"
+	ledgerProgPlainExt4Entry                 = "plain_ext4_entry"
+	ledgerProgPlainExt4EntryKprobe           = "plain_ext4_entry_kprobe"
+	ledgerProgPlainExt4Exit                  = "plain_ext4_exit"
+	ledgerProgPlainExt4ExitKprobe            = "plain_ext4_exit_kprobe"
+	ledgerProgPlainExt4ExitKretprobe         = "plain_ext4_exit_kretprobe"
+	ledgerProgPlainInstantiateEntry          = "plain_instantiate_entry"
+	ledgerProgPlainInstantiateEntryKprobe    = "plain_instantiate_entry_kprobe"
+	ledgerProgPlainInstantiateNewEntry       = "plain_instantiate_new_entry"
+	ledgerProgPlainInstantiateNewEntryKprobe = "plain_instantiate_new_entry_kprobe"
+	ledgerProgPlainMoveEntry                 = "plain_move_entry"
+	ledgerProgPlainMoveEntryKprobe           = "plain_move_entry_kprobe"
+	ledgerProgPlainPerformExit               = "plain_perform_exit"
+	ledgerProgPlainPerformExitKprobe         = "plain_perform_exit_kprobe"
+	ledgerProgPlainPerformExitKretprobe      = "plain_perform_exit_kretprobe"
+	ledgerProgPlainTmpfileExit               = "plain_tmpfile_exit"
+	ledgerProgPlainTmpfileExitKprobe         = "plain_tmpfile_exit_kprobe"
+	ledgerProgPlainTmpfileExitKretprobe      = "plain_tmpfile_exit_kretprobe"
+	ledgerProgPlainUringEntry                = "plain_uring_entry"
+	ledgerProgPlainUringEntryKprobe          = "plain_uring_entry_kprobe"
+	ledgerProgPlainXfsEntry                  = "plain_xfs_entry"
+	ledgerProgPlainXfsEntryKprobe            = "plain_xfs_entry_kprobe"
+	ledgerProgPlainXfsExit                   = "plain_xfs_exit"
+	ledgerProgPlainXfsExitKprobe             = "plain_xfs_exit_kprobe"
+	ledgerProgPlainXfsExitKretprobe          = "plain_xfs_exit_kretprobe"
+	ledgerProgQuotaAllocExit                 = "quota_alloc_exit"
+	ledgerProgQuotaAllocExitKprobe           = "quota_alloc_exit_kprobe"
+	ledgerProgQuotaAllocExitKretprobe        = "quota_alloc_exit_kretprobe"
+	ledgerProgQuotaFreeEntry                 = "quota_free_entry"
+	ledgerProgQuotaFreeEntryKprobe           = "quota_free_entry_kprobe"
+	ledgerProgRemoveAclExit                  = "remove_acl_exit"
+	ledgerProgRemoveAclExitKprobe            = "remove_acl_exit_kprobe"
+	ledgerProgRemoveAclExitKretprobe         = "remove_acl_exit_kretprobe"
+	ledgerProgRemoveEntry                    = "remove_entry"
+	ledgerProgRemoveEntryKprobe              = "remove_entry_kprobe"
+	ledgerProgRemoveExit                     = "remove_exit"
+	ledgerProgRemoveExitKprobe               = "remove_exit_kprobe"
+	ledgerProgRemoveExitKretprobe            = "remove_exit_kretprobe"
+	ledgerProgRemovexattrExit                = "removexattr_exit"
+	ledgerProgRemovexattrExitKprobe          = "removexattr_exit_kprobe"
+	ledgerProgRemovexattrExitKretprobe       = "removexattr_exit_kretprobe"
+	ledgerProgRenameEntry                    = "rename_entry"
+	ledgerProgRenameEntryKprobe              = "rename_entry_kprobe"
+	ledgerProgRenameExit                     = "rename_exit"
+	ledgerProgRenameExitKprobe               = "rename_exit_kprobe"
+	ledgerProgRenameExitKretprobe            = "rename_exit_kretprobe"
+	ledgerProgSetAclExit                     = "set_acl_exit"
+	ledgerProgSetAclExitKprobe               = "set_acl_exit_kprobe"
+	ledgerProgSetAclExitKretprobe            = "set_acl_exit_kretprobe"
+	ledgerProgSettle                         = "settle"
+	ledgerProgSetxattrExit                   = "setxattr_exit"
+	ledgerProgSetxattrExitKprobe             = "setxattr_exit_kprobe"
+	ledgerProgSetxattrExitKretprobe          = "setxattr_exit_kretprobe"
+	ledgerProgShmemFaultExit                 = "shmem_fault_exit"
+	ledgerProgShmemFaultExitKprobe           = "shmem_fault_exit_kprobe"
+	ledgerProgShmemFaultExitKretprobe        = "shmem_fault_exit_kretprobe"
+	ledgerProgTrack                          = "track"
+	ledgerProgTurn                           = "turn"
+	ledgerProgUnmountEntry                   = "unmount_entry"
+	ledgerProgUnmountEntryKprobe             = "unmount_entry_kprobe"
+	ledgerProgWhiteoutEntry                  = "whiteout_entry"
+	ledgerProgWhiteoutEntryKprobe            = "whiteout_entry_kprobe"
+	ledgerProgWritepagesEntry                = "writepages_entry"
+	ledgerProgWritepagesEntryKprobe          = "writepages_entry_kprobe"
+	ledgerProgWritepagesExit                 = "writepages_exit"
+	ledgerProgWritepagesExitKprobe           = "writepages_exit_kprobe"
+	ledgerProgWritepagesExitKretprobe        = "writepages_exit_kretprobe"
+	ledgerProgXfsUnlockEntry                 = "xfs_unlock_entry"
+	ledgerProgXfsUnlockEntryKprobe           = "xfs_unlock_entry_kprobe"
+	ledgerVarArmed                           = "armed"
+	ledgerVarCgroupController                = "cgroup_controller"
+	ledgerVarCgroupsChanged                  = "cgroups_changed"
+	ledgerVarCopying                         = "copying"
+	ledgerVarCopyingUp                       = "copying_up"
+	ledgerVarCounterRecordType               = "counter_record_type"
+	ledgerVarCoveredRecordType               = "covered_record_type"
+	ledgerVarDelallocOfInode                 = "delalloc_of_inode"
+	ledgerVarEmptyCounter                    = "empty_counter"
+	ledgerVarExecutableRecordType            = "executable_record_type"
+	ledgerVarFileRecordShortType             = "file_record_short_type"
+	ledgerVarFileRecordType                  = "file_record_type"
+	ledgerVarIdmapped                        = "idmapped"
+	ledgerVarPerformOfIocb                   = "perform_of_iocb"
+	ledgerVarProcessRecordType               = "process_record_type"
+	ledgerVarRenaming                        = "renaming"
+	ledgerVarSettleArgsType                  = "settle_args_type"
+	ledgerVarSubvolumes                      = "subvolumes"
+	ledgerVarTmpfileOfFile                   = "tmpfile_of_file"
+	ledgerVarTrackArgsType                   = "track_args_type"
+	ledgerVarTurnArgsType                    = "turn_args_type"
+	ledgerVarWatchedDevice                   = "watched_device"
+	ledgerVarWritingBack                     = "writing_back"
 )
 
 // loadLedger returns the embedded CollectionSpec for ledger.
@@ -354,94 +463,161 @@ type ledgerSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ledgerProgramSpecs struct {
-	BackingAioEntry            *ebpf.ProgramSpec `ebpf:"backing_aio_entry"`
-	BackingAioEntryKprobe      *ebpf.ProgramSpec `ebpf:"backing_aio_entry_kprobe"`
-	BackingSpliceExit          *ebpf.ProgramSpec `ebpf:"backing_splice_exit"`
-	BackingSpliceExitKprobe    *ebpf.ProgramSpec `ebpf:"backing_splice_exit_kprobe"`
-	BackingSpliceExitKretprobe *ebpf.ProgramSpec `ebpf:"backing_splice_exit_kretprobe"`
-	BackingWriteExit           *ebpf.ProgramSpec `ebpf:"backing_write_exit"`
-	BackingWriteExitKprobe     *ebpf.ProgramSpec `ebpf:"backing_write_exit_kprobe"`
-	BackingWriteExitKretprobe  *ebpf.ProgramSpec `ebpf:"backing_write_exit_kretprobe"`
-	ClearNlinkExit             *ebpf.ProgramSpec `ebpf:"clear_nlink_exit"`
-	ClearNlinkExitKprobe       *ebpf.ProgramSpec `ebpf:"clear_nlink_exit_kprobe"`
-	ClearNlinkExitKretprobe    *ebpf.ProgramSpec `ebpf:"clear_nlink_exit_kretprobe"`
-	CloneRangeExit             *ebpf.ProgramSpec `ebpf:"clone_range_exit"`
-	CloneRangeExitKprobe       *ebpf.ProgramSpec `ebpf:"clone_range_exit_kprobe"`
-	CloneRangeExitKretprobe    *ebpf.ProgramSpec `ebpf:"clone_range_exit_kretprobe"`
-	CopiedUpEntry              *ebpf.ProgramSpec `ebpf:"copied_up_entry"`
-	CopiedUpEntryKprobe        *ebpf.ProgramSpec `ebpf:"copied_up_entry_kprobe"`
-	CopyRangeExit              *ebpf.ProgramSpec `ebpf:"copy_range_exit"`
-	CopyRangeExitKprobe        *ebpf.ProgramSpec `ebpf:"copy_range_exit_kprobe"`
-	CopyRangeExitKretprobe     *ebpf.ProgramSpec `ebpf:"copy_range_exit_kretprobe"`
-	CopyUpEntry                *ebpf.ProgramSpec `ebpf:"copy_up_entry"`
-	CopyUpEntryKprobe          *ebpf.ProgramSpec `ebpf:"copy_up_entry_kprobe"`
-	CopyUpExit                 *ebpf.ProgramSpec `ebpf:"copy_up_exit"`
-	CopyUpExitKprobe           *ebpf.ProgramSpec `ebpf:"copy_up_exit_kprobe"`
-	CopyUpExitKretprobe        *ebpf.ProgramSpec `ebpf:"copy_up_exit_kretprobe"`
-	CoveredWriteEntry          *ebpf.ProgramSpec `ebpf:"covered_write_entry"`
-	CoveredWriteEntryKprobe    *ebpf.ProgramSpec `ebpf:"covered_write_entry_kprobe"`
-	CoveredWriteExit           *ebpf.ProgramSpec `ebpf:"covered_write_exit"`
-	CoveredWriteExitKprobe     *ebpf.ProgramSpec `ebpf:"covered_write_exit_kprobe"`
-	CoveredWriteExitKretprobe  *ebpf.ProgramSpec `ebpf:"covered_write_exit_kretprobe"`
-	CoveredWritevEntry         *ebpf.ProgramSpec `ebpf:"covered_writev_entry"`
-	CoveredWritevEntryKprobe   *ebpf.ProgramSpec `ebpf:"covered_writev_entry_kprobe"`
-	CoveredWritevExit          *ebpf.ProgramSpec `ebpf:"covered_writev_exit"`
-	CoveredWritevExitKprobe    *ebpf.ProgramSpec `ebpf:"covered_writev_exit_kprobe"`
-	CoveredWritevExitKretprobe *ebpf.ProgramSpec `ebpf:"covered_writev_exit_kretprobe"`
-	DropNlinkExit              *ebpf.ProgramSpec `ebpf:"drop_nlink_exit"`
-	DropNlinkExitKprobe        *ebpf.ProgramSpec `ebpf:"drop_nlink_exit_kprobe"`
-	DropNlinkExitKretprobe     *ebpf.ProgramSpec `ebpf:"drop_nlink_exit_kretprobe"`
-	EvictEntry                 *ebpf.ProgramSpec `ebpf:"evict_entry"`
-	EvictEntryKprobe           *ebpf.ProgramSpec `ebpf:"evict_entry_kprobe"`
-	FallocateExit              *ebpf.ProgramSpec `ebpf:"fallocate_exit"`
-	FallocateExitKprobe        *ebpf.ProgramSpec `ebpf:"fallocate_exit_kprobe"`
-	FallocateExitKretprobe     *ebpf.ProgramSpec `ebpf:"fallocate_exit_kretprobe"`
-	InstantiateEntry           *ebpf.ProgramSpec `ebpf:"instantiate_entry"`
-	InstantiateEntryKprobe     *ebpf.ProgramSpec `ebpf:"instantiate_entry_kprobe"`
-	IocbWriteExit              *ebpf.ProgramSpec `ebpf:"iocb_write_exit"`
-	IocbWriteExitKprobe        *ebpf.ProgramSpec `ebpf:"iocb_write_exit_kprobe"`
-	IocbWriteExitKretprobe     *ebpf.ProgramSpec `ebpf:"iocb_write_exit_kretprobe"`
-	IterWriteExit              *ebpf.ProgramSpec `ebpf:"iter_write_exit"`
-	IterWriteExitKprobe        *ebpf.ProgramSpec `ebpf:"iter_write_exit_kprobe"`
-	IterWriteExitKretprobe     *ebpf.ProgramSpec `ebpf:"iter_write_exit_kretprobe"`
-	MountExit                  *ebpf.ProgramSpec `ebpf:"mount_exit"`
-	MountExitKprobe            *ebpf.ProgramSpec `ebpf:"mount_exit_kprobe"`
-	MountExitKretprobe         *ebpf.ProgramSpec `ebpf:"mount_exit_kretprobe"`
-	NotifyChangeExit           *ebpf.ProgramSpec `ebpf:"notify_change_exit"`
-	NotifyChangeExitKprobe     *ebpf.ProgramSpec `ebpf:"notify_change_exit_kprobe"`
-	NotifyChangeExitKretprobe  *ebpf.ProgramSpec `ebpf:"notify_change_exit_kretprobe"`
-	OvlAioEntry                *ebpf.ProgramSpec `ebpf:"ovl_aio_entry"`
-	OvlAioEntryKprobe          *ebpf.ProgramSpec `ebpf:"ovl_aio_entry_kprobe"`
-	PageMkwriteEntry           *ebpf.ProgramSpec `ebpf:"page_mkwrite_entry"`
-	PageMkwriteEntryKprobe     *ebpf.ProgramSpec `ebpf:"page_mkwrite_entry_kprobe"`
-	QuotaAllocExit             *ebpf.ProgramSpec `ebpf:"quota_alloc_exit"`
-	QuotaAllocExitKprobe       *ebpf.ProgramSpec `ebpf:"quota_alloc_exit_kprobe"`
-	QuotaAllocExitKretprobe    *ebpf.ProgramSpec `ebpf:"quota_alloc_exit_kretprobe"`
-	QuotaFreeEntry             *ebpf.ProgramSpec `ebpf:"quota_free_entry"`
-	QuotaFreeEntryKprobe       *ebpf.ProgramSpec `ebpf:"quota_free_entry_kprobe"`
-	RemoveEntry                *ebpf.ProgramSpec `ebpf:"remove_entry"`
-	RemoveEntryKprobe          *ebpf.ProgramSpec `ebpf:"remove_entry_kprobe"`
-	RemoveExit                 *ebpf.ProgramSpec `ebpf:"remove_exit"`
-	RemoveExitKprobe           *ebpf.ProgramSpec `ebpf:"remove_exit_kprobe"`
-	RemoveExitKretprobe        *ebpf.ProgramSpec `ebpf:"remove_exit_kretprobe"`
-	RemovexattrExit            *ebpf.ProgramSpec `ebpf:"removexattr_exit"`
-	RemovexattrExitKprobe      *ebpf.ProgramSpec `ebpf:"removexattr_exit_kprobe"`
-	RemovexattrExitKretprobe   *ebpf.ProgramSpec `ebpf:"removexattr_exit_kretprobe"`
-	RenameExit                 *ebpf.ProgramSpec `ebpf:"rename_exit"`
-	RenameExitKprobe           *ebpf.ProgramSpec `ebpf:"rename_exit_kprobe"`
-	RenameExitKretprobe        *ebpf.ProgramSpec `ebpf:"rename_exit_kretprobe"`
-	SetAclExit                 *ebpf.ProgramSpec `ebpf:"set_acl_exit"`
-	SetAclExitKprobe           *ebpf.ProgramSpec `ebpf:"set_acl_exit_kprobe"`
-	SetAclExitKretprobe        *ebpf.ProgramSpec `ebpf:"set_acl_exit_kretprobe"`
-	Settle                     *ebpf.ProgramSpec `ebpf:"settle"`
-	SetxattrExit               *ebpf.ProgramSpec `ebpf:"setxattr_exit"`
-	SetxattrExitKprobe         *ebpf.ProgramSpec `ebpf:"setxattr_exit_kprobe"`
-	SetxattrExitKretprobe      *ebpf.ProgramSpec `ebpf:"setxattr_exit_kretprobe"`
-	Track                      *ebpf.ProgramSpec `ebpf:"track"`
-	UnmountEntry               *ebpf.ProgramSpec `ebpf:"unmount_entry"`
-	UnmountEntryKprobe         *ebpf.ProgramSpec `ebpf:"unmount_entry_kprobe"`
-	WhiteoutEntry              *ebpf.ProgramSpec `ebpf:"whiteout_entry"`
-	WhiteoutEntryKprobe        *ebpf.ProgramSpec `ebpf:"whiteout_entry_kprobe"`
+	BackingAioEntry                *ebpf.ProgramSpec `ebpf:"backing_aio_entry"`
+	BackingAioEntryKprobe          *ebpf.ProgramSpec `ebpf:"backing_aio_entry_kprobe"`
+	BackingSpliceExit              *ebpf.ProgramSpec `ebpf:"backing_splice_exit"`
+	BackingSpliceExitKprobe        *ebpf.ProgramSpec `ebpf:"backing_splice_exit_kprobe"`
+	BackingSpliceExitKretprobe     *ebpf.ProgramSpec `ebpf:"backing_splice_exit_kretprobe"`
+	BackingWriteExit               *ebpf.ProgramSpec `ebpf:"backing_write_exit"`
+	BackingWriteExitKprobe         *ebpf.ProgramSpec `ebpf:"backing_write_exit_kprobe"`
+	BackingWriteExitKretprobe      *ebpf.ProgramSpec `ebpf:"backing_write_exit_kretprobe"`
+	BtrfsClearExit                 *ebpf.ProgramSpec `ebpf:"btrfs_clear_exit"`
+	BtrfsClearExitKprobe           *ebpf.ProgramSpec `ebpf:"btrfs_clear_exit_kprobe"`
+	BtrfsClearExitKretprobe        *ebpf.ProgramSpec `ebpf:"btrfs_clear_exit_kretprobe"`
+	ClearNlinkExit                 *ebpf.ProgramSpec `ebpf:"clear_nlink_exit"`
+	ClearNlinkExitKprobe           *ebpf.ProgramSpec `ebpf:"clear_nlink_exit_kprobe"`
+	ClearNlinkExitKretprobe        *ebpf.ProgramSpec `ebpf:"clear_nlink_exit_kretprobe"`
+	CloneRangeExit                 *ebpf.ProgramSpec `ebpf:"clone_range_exit"`
+	CloneRangeExitKprobe           *ebpf.ProgramSpec `ebpf:"clone_range_exit_kprobe"`
+	CloneRangeExitKretprobe        *ebpf.ProgramSpec `ebpf:"clone_range_exit_kretprobe"`
+	CopiedUpEntry                  *ebpf.ProgramSpec `ebpf:"copied_up_entry"`
+	CopiedUpEntryKprobe            *ebpf.ProgramSpec `ebpf:"copied_up_entry_kprobe"`
+	CopyRangeEntry                 *ebpf.ProgramSpec `ebpf:"copy_range_entry"`
+	CopyRangeEntryKprobe           *ebpf.ProgramSpec `ebpf:"copy_range_entry_kprobe"`
+	CopyRangeExit                  *ebpf.ProgramSpec `ebpf:"copy_range_exit"`
+	CopyRangeExitKprobe            *ebpf.ProgramSpec `ebpf:"copy_range_exit_kprobe"`
+	CopyRangeExitKretprobe         *ebpf.ProgramSpec `ebpf:"copy_range_exit_kretprobe"`
+	CopyUpEntry                    *ebpf.ProgramSpec `ebpf:"copy_up_entry"`
+	CopyUpEntryKprobe              *ebpf.ProgramSpec `ebpf:"copy_up_entry_kprobe"`
+	CopyUpExit                     *ebpf.ProgramSpec `ebpf:"copy_up_exit"`
+	CopyUpExitKprobe               *ebpf.ProgramSpec `ebpf:"copy_up_exit_kprobe"`
+	CopyUpExitKretprobe            *ebpf.ProgramSpec `ebpf:"copy_up_exit_kretprobe"`
+	CoveredWriteEntry              *ebpf.ProgramSpec `ebpf:"covered_write_entry"`
+	CoveredWriteEntryKprobe        *ebpf.ProgramSpec `ebpf:"covered_write_entry_kprobe"`
+	CoveredWriteExit               *ebpf.ProgramSpec `ebpf:"covered_write_exit"`
+	CoveredWriteExitKprobe         *ebpf.ProgramSpec `ebpf:"covered_write_exit_kprobe"`
+	CoveredWriteExitKretprobe      *ebpf.ProgramSpec `ebpf:"covered_write_exit_kretprobe"`
+	CoveredWritevEntry             *ebpf.ProgramSpec `ebpf:"covered_writev_entry"`
+	CoveredWritevEntryKprobe       *ebpf.ProgramSpec `ebpf:"covered_writev_entry_kprobe"`
+	CoveredWritevExit              *ebpf.ProgramSpec `ebpf:"covered_writev_exit"`
+	CoveredWritevExitKprobe        *ebpf.ProgramSpec `ebpf:"covered_writev_exit_kprobe"`
+	CoveredWritevExitKretprobe     *ebpf.ProgramSpec `ebpf:"covered_writev_exit_kretprobe"`
+	DropNlinkExit                  *ebpf.ProgramSpec `ebpf:"drop_nlink_exit"`
+	DropNlinkExitKprobe            *ebpf.ProgramSpec `ebpf:"drop_nlink_exit_kprobe"`
+	DropNlinkExitKretprobe         *ebpf.ProgramSpec `ebpf:"drop_nlink_exit_kretprobe"`
+	EvictEntry                     *ebpf.ProgramSpec `ebpf:"evict_entry"`
+	EvictEntryKprobe               *ebpf.ProgramSpec `ebpf:"evict_entry_kprobe"`
+	FallocateExit                  *ebpf.ProgramSpec `ebpf:"fallocate_exit"`
+	FallocateExitKprobe            *ebpf.ProgramSpec `ebpf:"fallocate_exit_kprobe"`
+	FallocateExitKretprobe         *ebpf.ProgramSpec `ebpf:"fallocate_exit_kretprobe"`
+	InstantiateEntry               *ebpf.ProgramSpec `ebpf:"instantiate_entry"`
+	InstantiateEntryKprobe         *ebpf.ProgramSpec `ebpf:"instantiate_entry_kprobe"`
+	IocbQueueEntry                 *ebpf.ProgramSpec `ebpf:"iocb_queue_entry"`
+	IocbQueueEntryKprobe           *ebpf.ProgramSpec `ebpf:"iocb_queue_entry_kprobe"`
+	IocbWriteExit                  *ebpf.ProgramSpec `ebpf:"iocb_write_exit"`
+	IocbWriteExitKprobe            *ebpf.ProgramSpec `ebpf:"iocb_write_exit_kprobe"`
+	IocbWriteExitKretprobe         *ebpf.ProgramSpec `ebpf:"iocb_write_exit_kretprobe"`
+	IterWriteExit                  *ebpf.ProgramSpec `ebpf:"iter_write_exit"`
+	IterWriteExitKprobe            *ebpf.ProgramSpec `ebpf:"iter_write_exit_kprobe"`
+	IterWriteExitKretprobe         *ebpf.ProgramSpec `ebpf:"iter_write_exit_kretprobe"`
+	LinkExit                       *ebpf.ProgramSpec `ebpf:"link_exit"`
+	LinkExitKprobe                 *ebpf.ProgramSpec `ebpf:"link_exit_kprobe"`
+	LinkExitKretprobe              *ebpf.ProgramSpec `ebpf:"link_exit_kretprobe"`
+	MountExit                      *ebpf.ProgramSpec `ebpf:"mount_exit"`
+	MountExitKprobe                *ebpf.ProgramSpec `ebpf:"mount_exit_kprobe"`
+	MountExitKretprobe             *ebpf.ProgramSpec `ebpf:"mount_exit_kretprobe"`
+	NotifyChangeExit               *ebpf.ProgramSpec `ebpf:"notify_change_exit"`
+	NotifyChangeExitKprobe         *ebpf.ProgramSpec `ebpf:"notify_change_exit_kprobe"`
+	NotifyChangeExitKretprobe      *ebpf.ProgramSpec `ebpf:"notify_change_exit_kretprobe"`
+	OvlAioEntry                    *ebpf.ProgramSpec `ebpf:"ovl_aio_entry"`
+	OvlAioEntryKprobe              *ebpf.ProgramSpec `ebpf:"ovl_aio_entry_kprobe"`
+	PageMkwriteExit                *ebpf.ProgramSpec `ebpf:"page_mkwrite_exit"`
+	PageMkwriteExitKprobe          *ebpf.ProgramSpec `ebpf:"page_mkwrite_exit_kprobe"`
+	PageMkwriteExitKretprobe       *ebpf.ProgramSpec `ebpf:"page_mkwrite_exit_kretprobe"`
+	PlainAioEntry                  *ebpf.ProgramSpec `ebpf:"plain_aio_entry"`
+	PlainAioEntryKprobe            *ebpf.ProgramSpec `ebpf:"plain_aio_entry_kprobe"`
+	PlainBtrfsEntry                *ebpf.ProgramSpec `ebpf:"plain_btrfs_entry"`
+	PlainBtrfsEntryKprobe          *ebpf.ProgramSpec `ebpf:"plain_btrfs_entry_kprobe"`
+	PlainBtrfsExit                 *ebpf.ProgramSpec `ebpf:"plain_btrfs_exit"`
+	PlainBtrfsExitKprobe           *ebpf.ProgramSpec `ebpf:"plain_btrfs_exit_kprobe"`
+	PlainBtrfsExitKretprobe        *ebpf.ProgramSpec `ebpf:"plain_btrfs_exit_kretprobe"`
+	PlainCopyRangeEntry            *ebpf.ProgramSpec `ebpf:"plain_copy_range_entry"`
+	PlainCopyRangeEntryKprobe      *ebpf.ProgramSpec `ebpf:"plain_copy_range_entry_kprobe"`
+	PlainCopyRangeExit             *ebpf.ProgramSpec `ebpf:"plain_copy_range_exit"`
+	PlainCopyRangeExitKprobe       *ebpf.ProgramSpec `ebpf:"plain_copy_range_exit_kprobe"`
+	PlainCopyRangeExitKretprobe    *ebpf.ProgramSpec `ebpf:"plain_copy_range_exit_kretprobe"`
+	PlainDeleteEntry               *ebpf.ProgramSpec `ebpf:"plain_delete_entry"`
+	PlainDeleteEntryKprobe         *ebpf.ProgramSpec `ebpf:"plain_delete_entry_kprobe"`
+	PlainExchangeEntry             *ebpf.ProgramSpec `ebpf:"plain_exchange_entry"`
+	PlainExchangeEntryKprobe       *ebpf.ProgramSpec `ebpf:"plain_exchange_entry_kprobe"`
+	PlainExt4Entry                 *ebpf.ProgramSpec `ebpf:"plain_ext4_entry"`
+	PlainExt4EntryKprobe           *ebpf.ProgramSpec `ebpf:"plain_ext4_entry_kprobe"`
+	PlainExt4Exit                  *ebpf.ProgramSpec `ebpf:"plain_ext4_exit"`
+	PlainExt4ExitKprobe            *ebpf.ProgramSpec `ebpf:"plain_ext4_exit_kprobe"`
+	PlainExt4ExitKretprobe         *ebpf.ProgramSpec `ebpf:"plain_ext4_exit_kretprobe"`
+	PlainInstantiateEntry          *ebpf.ProgramSpec `ebpf:"plain_instantiate_entry"`
+	PlainInstantiateEntryKprobe    *ebpf.ProgramSpec `ebpf:"plain_instantiate_entry_kprobe"`
+	PlainInstantiateNewEntry       *ebpf.ProgramSpec `ebpf:"plain_instantiate_new_entry"`
+	PlainInstantiateNewEntryKprobe *ebpf.ProgramSpec `ebpf:"plain_instantiate_new_entry_kprobe"`
+	PlainMoveEntry                 *ebpf.ProgramSpec `ebpf:"plain_move_entry"`
+	PlainMoveEntryKprobe           *ebpf.ProgramSpec `ebpf:"plain_move_entry_kprobe"`
+	PlainPerformExit               *ebpf.ProgramSpec `ebpf:"plain_perform_exit"`
+	PlainPerformExitKprobe         *ebpf.ProgramSpec `ebpf:"plain_perform_exit_kprobe"`
+	PlainPerformExitKretprobe      *ebpf.ProgramSpec `ebpf:"plain_perform_exit_kretprobe"`
+	PlainTmpfileExit               *ebpf.ProgramSpec `ebpf:"plain_tmpfile_exit"`
+	PlainTmpfileExitKprobe         *ebpf.ProgramSpec `ebpf:"plain_tmpfile_exit_kprobe"`
+	PlainTmpfileExitKretprobe      *ebpf.ProgramSpec `ebpf:"plain_tmpfile_exit_kretprobe"`
+	PlainUringEntry                *ebpf.ProgramSpec `ebpf:"plain_uring_entry"`
+	PlainUringEntryKprobe          *ebpf.ProgramSpec `ebpf:"plain_uring_entry_kprobe"`
+	PlainXfsEntry                  *ebpf.ProgramSpec `ebpf:"plain_xfs_entry"`
+	PlainXfsEntryKprobe            *ebpf.ProgramSpec `ebpf:"plain_xfs_entry_kprobe"`
+	PlainXfsExit                   *ebpf.ProgramSpec `ebpf:"plain_xfs_exit"`
+	PlainXfsExitKprobe             *ebpf.ProgramSpec `ebpf:"plain_xfs_exit_kprobe"`
+	PlainXfsExitKretprobe          *ebpf.ProgramSpec `ebpf:"plain_xfs_exit_kretprobe"`
+	QuotaAllocExit                 *ebpf.ProgramSpec `ebpf:"quota_alloc_exit"`
+	QuotaAllocExitKprobe           *ebpf.ProgramSpec `ebpf:"quota_alloc_exit_kprobe"`
+	QuotaAllocExitKretprobe        *ebpf.ProgramSpec `ebpf:"quota_alloc_exit_kretprobe"`
+	QuotaFreeEntry                 *ebpf.ProgramSpec `ebpf:"quota_free_entry"`
+	QuotaFreeEntryKprobe           *ebpf.ProgramSpec `ebpf:"quota_free_entry_kprobe"`
+	RemoveAclExit                  *ebpf.ProgramSpec `ebpf:"remove_acl_exit"`
+	RemoveAclExitKprobe            *ebpf.ProgramSpec `ebpf:"remove_acl_exit_kprobe"`
+	RemoveAclExitKretprobe         *ebpf.ProgramSpec `ebpf:"remove_acl_exit_kretprobe"`
+	RemoveEntry                    *ebpf.ProgramSpec `ebpf:"remove_entry"`
+	RemoveEntryKprobe              *ebpf.ProgramSpec `ebpf:"remove_entry_kprobe"`
+	RemoveExit                     *ebpf.ProgramSpec `ebpf:"remove_exit"`
+	RemoveExitKprobe               *ebpf.ProgramSpec `ebpf:"remove_exit_kprobe"`
+	RemoveExitKretprobe            *ebpf.ProgramSpec `ebpf:"remove_exit_kretprobe"`
+	RemovexattrExit                *ebpf.ProgramSpec `ebpf:"removexattr_exit"`
+	RemovexattrExitKprobe          *ebpf.ProgramSpec `ebpf:"removexattr_exit_kprobe"`
+	RemovexattrExitKretprobe       *ebpf.ProgramSpec `ebpf:"removexattr_exit_kretprobe"`
+	RenameEntry                    *ebpf.ProgramSpec `ebpf:"rename_entry"`
+	RenameEntryKprobe              *ebpf.ProgramSpec `ebpf:"rename_entry_kprobe"`
+	RenameExit                     *ebpf.ProgramSpec `ebpf:"rename_exit"`
+	RenameExitKprobe               *ebpf.ProgramSpec `ebpf:"rename_exit_kprobe"`
+	RenameExitKretprobe            *ebpf.ProgramSpec `ebpf:"rename_exit_kretprobe"`
+	SetAclExit                     *ebpf.ProgramSpec `ebpf:"set_acl_exit"`
+	SetAclExitKprobe               *ebpf.ProgramSpec `ebpf:"set_acl_exit_kprobe"`
+	SetAclExitKretprobe            *ebpf.ProgramSpec `ebpf:"set_acl_exit_kretprobe"`
+	Settle                         *ebpf.ProgramSpec `ebpf:"settle"`
+	SetxattrExit                   *ebpf.ProgramSpec `ebpf:"setxattr_exit"`
+	SetxattrExitKprobe             *ebpf.ProgramSpec `ebpf:"setxattr_exit_kprobe"`
+	SetxattrExitKretprobe          *ebpf.ProgramSpec `ebpf:"setxattr_exit_kretprobe"`
+	ShmemFaultExit                 *ebpf.ProgramSpec `ebpf:"shmem_fault_exit"`
+	ShmemFaultExitKprobe           *ebpf.ProgramSpec `ebpf:"shmem_fault_exit_kprobe"`
+	ShmemFaultExitKretprobe        *ebpf.ProgramSpec `ebpf:"shmem_fault_exit_kretprobe"`
+	Track                          *ebpf.ProgramSpec `ebpf:"track"`
+	Turn                           *ebpf.ProgramSpec `ebpf:"turn"`
+	UnmountEntry                   *ebpf.ProgramSpec `ebpf:"unmount_entry"`
+	UnmountEntryKprobe             *ebpf.ProgramSpec `ebpf:"unmount_entry_kprobe"`
+	WhiteoutEntry                  *ebpf.ProgramSpec `ebpf:"whiteout_entry"`
+	WhiteoutEntryKprobe            *ebpf.ProgramSpec `ebpf:"whiteout_entry_kprobe"`
+	WritepagesEntry                *ebpf.ProgramSpec `ebpf:"writepages_entry"`
+	WritepagesEntryKprobe          *ebpf.ProgramSpec `ebpf:"writepages_entry_kprobe"`
+	WritepagesExit                 *ebpf.ProgramSpec `ebpf:"writepages_exit"`
+	WritepagesExitKprobe           *ebpf.ProgramSpec `ebpf:"writepages_exit_kprobe"`
+	WritepagesExitKretprobe        *ebpf.ProgramSpec `ebpf:"writepages_exit_kretprobe"`
+	XfsUnlockEntry                 *ebpf.ProgramSpec `ebpf:"xfs_unlock_entry"`
+	XfsUnlockEntryKprobe           *ebpf.ProgramSpec `ebpf:"xfs_unlock_entry_kprobe"`
 }
 
 // ledgerMapSpecs contains maps before they are loaded into the kernel.
@@ -449,7 +625,9 @@ type ledgerProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type ledgerMapSpecs struct {
 	Calls        *ebpf.MapSpec `ebpf:"calls"`
+	CgroupLayers *ebpf.MapSpec `ebpf:"cgroup_layers"`
 	Cgroups      *ebpf.MapSpec `ebpf:"cgroups"`
+	Copies       *ebpf.MapSpec `ebpf:"copies"`
 	CopyUps      *ebpf.MapSpec `ebpf:"copy_ups"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	CountersA    *ebpf.MapSpec `ebpf:"counters_a"`
@@ -462,7 +640,10 @@ type ledgerMapSpecs struct {
 	Losses       *ebpf.MapSpec `ebpf:"losses"`
 	PathSteps    *ebpf.MapSpec `ebpf:"path_steps"`
 	Processes    *ebpf.MapSpec `ebpf:"processes"`
+	Queued       *ebpf.MapSpec `ebpf:"queued"`
 	Removals     *ebpf.MapSpec `ebpf:"removals"`
+	Renames      *ebpf.MapSpec `ebpf:"renames"`
+	Writebacks   *ebpf.MapSpec `ebpf:"writebacks"`
 }
 
 // ledgerVariableSpecs contains global variables before they are loaded into the kernel.
@@ -470,18 +651,28 @@ type ledgerMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type ledgerVariableSpecs struct {
 	Armed                *ebpf.VariableSpec `ebpf:"armed"`
+	CgroupController     *ebpf.VariableSpec `ebpf:"cgroup_controller"`
+	CgroupsChanged       *ebpf.VariableSpec `ebpf:"cgroups_changed"`
+	Copying              *ebpf.VariableSpec `ebpf:"copying"`
 	CopyingUp            *ebpf.VariableSpec `ebpf:"copying_up"`
-	CountCopies          *ebpf.VariableSpec `ebpf:"count_copies"`
 	CounterRecordType    *ebpf.VariableSpec `ebpf:"counter_record_type"`
 	CoveredRecordType    *ebpf.VariableSpec `ebpf:"covered_record_type"`
+	DelallocOfInode      *ebpf.VariableSpec `ebpf:"delalloc_of_inode"`
 	EmptyCounter         *ebpf.VariableSpec `ebpf:"empty_counter"`
 	ExecutableRecordType *ebpf.VariableSpec `ebpf:"executable_record_type"`
 	FileRecordShortType  *ebpf.VariableSpec `ebpf:"file_record_short_type"`
 	FileRecordType       *ebpf.VariableSpec `ebpf:"file_record_type"`
+	Idmapped             *ebpf.VariableSpec `ebpf:"idmapped"`
+	PerformOfIocb        *ebpf.VariableSpec `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.VariableSpec `ebpf:"process_record_type"`
+	Renaming             *ebpf.VariableSpec `ebpf:"renaming"`
 	SettleArgsType       *ebpf.VariableSpec `ebpf:"settle_args_type"`
+	Subvolumes           *ebpf.VariableSpec `ebpf:"subvolumes"`
+	TmpfileOfFile        *ebpf.VariableSpec `ebpf:"tmpfile_of_file"`
 	TrackArgsType        *ebpf.VariableSpec `ebpf:"track_args_type"`
+	TurnArgsType         *ebpf.VariableSpec `ebpf:"turn_args_type"`
 	WatchedDevice        *ebpf.VariableSpec `ebpf:"watched_device"`
+	WritingBack          *ebpf.VariableSpec `ebpf:"writing_back"`
 }
 
 // ledgerObjects contains all objects after they have been loaded into the kernel.
@@ -505,7 +696,9 @@ func (o *ledgerObjects) Close() error {
 // It can be passed to loadLedgerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ledgerMaps struct {
 	Calls        *ebpf.Map `ebpf:"calls"`
+	CgroupLayers *ebpf.Map `ebpf:"cgroup_layers"`
 	Cgroups      *ebpf.Map `ebpf:"cgroups"`
+	Copies       *ebpf.Map `ebpf:"copies"`
 	CopyUps      *ebpf.Map `ebpf:"copy_ups"`
 	Counters     *ebpf.Map `ebpf:"counters"`
 	CountersA    *ebpf.Map `ebpf:"counters_a"`
@@ -518,13 +711,18 @@ type ledgerMaps struct {
 	Losses       *ebpf.Map `ebpf:"losses"`
 	PathSteps    *ebpf.Map `ebpf:"path_steps"`
 	Processes    *ebpf.Map `ebpf:"processes"`
+	Queued       *ebpf.Map `ebpf:"queued"`
 	Removals     *ebpf.Map `ebpf:"removals"`
+	Renames      *ebpf.Map `ebpf:"renames"`
+	Writebacks   *ebpf.Map `ebpf:"writebacks"`
 }
 
 func (m *ledgerMaps) Close() error {
 	return _LedgerClose(
 		m.Calls,
+		m.CgroupLayers,
 		m.Cgroups,
+		m.Copies,
 		m.CopyUps,
 		m.Counters,
 		m.CountersA,
@@ -537,7 +735,10 @@ func (m *ledgerMaps) Close() error {
 		m.Losses,
 		m.PathSteps,
 		m.Processes,
+		m.Queued,
 		m.Removals,
+		m.Renames,
+		m.Writebacks,
 	)
 }
 
@@ -546,112 +747,189 @@ func (m *ledgerMaps) Close() error {
 // It can be passed to loadLedgerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ledgerVariables struct {
 	Armed                *ebpf.Variable `ebpf:"armed"`
+	CgroupController     *ebpf.Variable `ebpf:"cgroup_controller"`
+	CgroupsChanged       *ebpf.Variable `ebpf:"cgroups_changed"`
+	Copying              *ebpf.Variable `ebpf:"copying"`
 	CopyingUp            *ebpf.Variable `ebpf:"copying_up"`
-	CountCopies          *ebpf.Variable `ebpf:"count_copies"`
 	CounterRecordType    *ebpf.Variable `ebpf:"counter_record_type"`
 	CoveredRecordType    *ebpf.Variable `ebpf:"covered_record_type"`
+	DelallocOfInode      *ebpf.Variable `ebpf:"delalloc_of_inode"`
 	EmptyCounter         *ebpf.Variable `ebpf:"empty_counter"`
 	ExecutableRecordType *ebpf.Variable `ebpf:"executable_record_type"`
 	FileRecordShortType  *ebpf.Variable `ebpf:"file_record_short_type"`
 	FileRecordType       *ebpf.Variable `ebpf:"file_record_type"`
+	Idmapped             *ebpf.Variable `ebpf:"idmapped"`
+	PerformOfIocb        *ebpf.Variable `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.Variable `ebpf:"process_record_type"`
+	Renaming             *ebpf.Variable `ebpf:"renaming"`
 	SettleArgsType       *ebpf.Variable `ebpf:"settle_args_type"`
+	Subvolumes           *ebpf.Variable `ebpf:"subvolumes"`
+	TmpfileOfFile        *ebpf.Variable `ebpf:"tmpfile_of_file"`
 	TrackArgsType        *ebpf.Variable `ebpf:"track_args_type"`
+	TurnArgsType         *ebpf.Variable `ebpf:"turn_args_type"`
 	WatchedDevice        *ebpf.Variable `ebpf:"watched_device"`
+	WritingBack          *ebpf.Variable `ebpf:"writing_back"`
 }
 
 // ledgerPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadLedgerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ledgerPrograms struct {
-	BackingAioEntry            *ebpf.Program `ebpf:"backing_aio_entry"`
-	BackingAioEntryKprobe      *ebpf.Program `ebpf:"backing_aio_entry_kprobe"`
-	BackingSpliceExit          *ebpf.Program `ebpf:"backing_splice_exit"`
-	BackingSpliceExitKprobe    *ebpf.Program `ebpf:"backing_splice_exit_kprobe"`
-	BackingSpliceExitKretprobe *ebpf.Program `ebpf:"backing_splice_exit_kretprobe"`
-	BackingWriteExit           *ebpf.Program `ebpf:"backing_write_exit"`
-	BackingWriteExitKprobe     *ebpf.Program `ebpf:"backing_write_exit_kprobe"`
-	BackingWriteExitKretprobe  *ebpf.Program `ebpf:"backing_write_exit_kretprobe"`
-	ClearNlinkExit             *ebpf.Program `ebpf:"clear_nlink_exit"`
-	ClearNlinkExitKprobe       *ebpf.Program `ebpf:"clear_nlink_exit_kprobe"`
-	ClearNlinkExitKretprobe    *ebpf.Program `ebpf:"clear_nlink_exit_kretprobe"`
-	CloneRangeExit             *ebpf.Program `ebpf:"clone_range_exit"`
-	CloneRangeExitKprobe       *ebpf.Program `ebpf:"clone_range_exit_kprobe"`
-	CloneRangeExitKretprobe    *ebpf.Program `ebpf:"clone_range_exit_kretprobe"`
-	CopiedUpEntry              *ebpf.Program `ebpf:"copied_up_entry"`
-	CopiedUpEntryKprobe        *ebpf.Program `ebpf:"copied_up_entry_kprobe"`
-	CopyRangeExit              *ebpf.Program `ebpf:"copy_range_exit"`
-	CopyRangeExitKprobe        *ebpf.Program `ebpf:"copy_range_exit_kprobe"`
-	CopyRangeExitKretprobe     *ebpf.Program `ebpf:"copy_range_exit_kretprobe"`
-	CopyUpEntry                *ebpf.Program `ebpf:"copy_up_entry"`
-	CopyUpEntryKprobe          *ebpf.Program `ebpf:"copy_up_entry_kprobe"`
-	CopyUpExit                 *ebpf.Program `ebpf:"copy_up_exit"`
-	CopyUpExitKprobe           *ebpf.Program `ebpf:"copy_up_exit_kprobe"`
-	CopyUpExitKretprobe        *ebpf.Program `ebpf:"copy_up_exit_kretprobe"`
-	CoveredWriteEntry          *ebpf.Program `ebpf:"covered_write_entry"`
-	CoveredWriteEntryKprobe    *ebpf.Program `ebpf:"covered_write_entry_kprobe"`
-	CoveredWriteExit           *ebpf.Program `ebpf:"covered_write_exit"`
-	CoveredWriteExitKprobe     *ebpf.Program `ebpf:"covered_write_exit_kprobe"`
-	CoveredWriteExitKretprobe  *ebpf.Program `ebpf:"covered_write_exit_kretprobe"`
-	CoveredWritevEntry         *ebpf.Program `ebpf:"covered_writev_entry"`
-	CoveredWritevEntryKprobe   *ebpf.Program `ebpf:"covered_writev_entry_kprobe"`
-	CoveredWritevExit          *ebpf.Program `ebpf:"covered_writev_exit"`
-	CoveredWritevExitKprobe    *ebpf.Program `ebpf:"covered_writev_exit_kprobe"`
-	CoveredWritevExitKretprobe *ebpf.Program `ebpf:"covered_writev_exit_kretprobe"`
-	DropNlinkExit              *ebpf.Program `ebpf:"drop_nlink_exit"`
-	DropNlinkExitKprobe        *ebpf.Program `ebpf:"drop_nlink_exit_kprobe"`
-	DropNlinkExitKretprobe     *ebpf.Program `ebpf:"drop_nlink_exit_kretprobe"`
-	EvictEntry                 *ebpf.Program `ebpf:"evict_entry"`
-	EvictEntryKprobe           *ebpf.Program `ebpf:"evict_entry_kprobe"`
-	FallocateExit              *ebpf.Program `ebpf:"fallocate_exit"`
-	FallocateExitKprobe        *ebpf.Program `ebpf:"fallocate_exit_kprobe"`
-	FallocateExitKretprobe     *ebpf.Program `ebpf:"fallocate_exit_kretprobe"`
-	InstantiateEntry           *ebpf.Program `ebpf:"instantiate_entry"`
-	InstantiateEntryKprobe     *ebpf.Program `ebpf:"instantiate_entry_kprobe"`
-	IocbWriteExit              *ebpf.Program `ebpf:"iocb_write_exit"`
-	IocbWriteExitKprobe        *ebpf.Program `ebpf:"iocb_write_exit_kprobe"`
-	IocbWriteExitKretprobe     *ebpf.Program `ebpf:"iocb_write_exit_kretprobe"`
-	IterWriteExit              *ebpf.Program `ebpf:"iter_write_exit"`
-	IterWriteExitKprobe        *ebpf.Program `ebpf:"iter_write_exit_kprobe"`
-	IterWriteExitKretprobe     *ebpf.Program `ebpf:"iter_write_exit_kretprobe"`
-	MountExit                  *ebpf.Program `ebpf:"mount_exit"`
-	MountExitKprobe            *ebpf.Program `ebpf:"mount_exit_kprobe"`
-	MountExitKretprobe         *ebpf.Program `ebpf:"mount_exit_kretprobe"`
-	NotifyChangeExit           *ebpf.Program `ebpf:"notify_change_exit"`
-	NotifyChangeExitKprobe     *ebpf.Program `ebpf:"notify_change_exit_kprobe"`
-	NotifyChangeExitKretprobe  *ebpf.Program `ebpf:"notify_change_exit_kretprobe"`
-	OvlAioEntry                *ebpf.Program `ebpf:"ovl_aio_entry"`
-	OvlAioEntryKprobe          *ebpf.Program `ebpf:"ovl_aio_entry_kprobe"`
-	PageMkwriteEntry           *ebpf.Program `ebpf:"page_mkwrite_entry"`
-	PageMkwriteEntryKprobe     *ebpf.Program `ebpf:"page_mkwrite_entry_kprobe"`
-	QuotaAllocExit             *ebpf.Program `ebpf:"quota_alloc_exit"`
-	QuotaAllocExitKprobe       *ebpf.Program `ebpf:"quota_alloc_exit_kprobe"`
-	QuotaAllocExitKretprobe    *ebpf.Program `ebpf:"quota_alloc_exit_kretprobe"`
-	QuotaFreeEntry             *ebpf.Program `ebpf:"quota_free_entry"`
-	QuotaFreeEntryKprobe       *ebpf.Program `ebpf:"quota_free_entry_kprobe"`
-	RemoveEntry                *ebpf.Program `ebpf:"remove_entry"`
-	RemoveEntryKprobe          *ebpf.Program `ebpf:"remove_entry_kprobe"`
-	RemoveExit                 *ebpf.Program `ebpf:"remove_exit"`
-	RemoveExitKprobe           *ebpf.Program `ebpf:"remove_exit_kprobe"`
-	RemoveExitKretprobe        *ebpf.Program `ebpf:"remove_exit_kretprobe"`
-	RemovexattrExit            *ebpf.Program `ebpf:"removexattr_exit"`
-	RemovexattrExitKprobe      *ebpf.Program `ebpf:"removexattr_exit_kprobe"`
-	RemovexattrExitKretprobe   *ebpf.Program `ebpf:"removexattr_exit_kretprobe"`
-	RenameExit                 *ebpf.Program `ebpf:"rename_exit"`
-	RenameExitKprobe           *ebpf.Program `ebpf:"rename_exit_kprobe"`
-	RenameExitKretprobe        *ebpf.Program `ebpf:"rename_exit_kretprobe"`
-	SetAclExit                 *ebpf.Program `ebpf:"set_acl_exit"`
-	SetAclExitKprobe           *ebpf.Program `ebpf:"set_acl_exit_kprobe"`
-	SetAclExitKretprobe        *ebpf.Program `ebpf:"set_acl_exit_kretprobe"`
-	Settle                     *ebpf.Program `ebpf:"settle"`
-	SetxattrExit               *ebpf.Program `ebpf:"setxattr_exit"`
-	SetxattrExitKprobe         *ebpf.Program `ebpf:"setxattr_exit_kprobe"`
-	SetxattrExitKretprobe      *ebpf.Program `ebpf:"setxattr_exit_kretprobe"`
-	Track                      *ebpf.Program `ebpf:"track"`
-	UnmountEntry               *ebpf.Program `ebpf:"unmount_entry"`
-	UnmountEntryKprobe         *ebpf.Program `ebpf:"unmount_entry_kprobe"`
-	WhiteoutEntry              *ebpf.Program `ebpf:"whiteout_entry"`
-	WhiteoutEntryKprobe        *ebpf.Program `ebpf:"whiteout_entry_kprobe"`
+	BackingAioEntry                *ebpf.Program `ebpf:"backing_aio_entry"`
+	BackingAioEntryKprobe          *ebpf.Program `ebpf:"backing_aio_entry_kprobe"`
+	BackingSpliceExit              *ebpf.Program `ebpf:"backing_splice_exit"`
+	BackingSpliceExitKprobe        *ebpf.Program `ebpf:"backing_splice_exit_kprobe"`
+	BackingSpliceExitKretprobe     *ebpf.Program `ebpf:"backing_splice_exit_kretprobe"`
+	BackingWriteExit               *ebpf.Program `ebpf:"backing_write_exit"`
+	BackingWriteExitKprobe         *ebpf.Program `ebpf:"backing_write_exit_kprobe"`
+	BackingWriteExitKretprobe      *ebpf.Program `ebpf:"backing_write_exit_kretprobe"`
+	BtrfsClearExit                 *ebpf.Program `ebpf:"btrfs_clear_exit"`
+	BtrfsClearExitKprobe           *ebpf.Program `ebpf:"btrfs_clear_exit_kprobe"`
+	BtrfsClearExitKretprobe        *ebpf.Program `ebpf:"btrfs_clear_exit_kretprobe"`
+	ClearNlinkExit                 *ebpf.Program `ebpf:"clear_nlink_exit"`
+	ClearNlinkExitKprobe           *ebpf.Program `ebpf:"clear_nlink_exit_kprobe"`
+	ClearNlinkExitKretprobe        *ebpf.Program `ebpf:"clear_nlink_exit_kretprobe"`
+	CloneRangeExit                 *ebpf.Program `ebpf:"clone_range_exit"`
+	CloneRangeExitKprobe           *ebpf.Program `ebpf:"clone_range_exit_kprobe"`
+	CloneRangeExitKretprobe        *ebpf.Program `ebpf:"clone_range_exit_kretprobe"`
+	CopiedUpEntry                  *ebpf.Program `ebpf:"copied_up_entry"`
+	CopiedUpEntryKprobe            *ebpf.Program `ebpf:"copied_up_entry_kprobe"`
+	CopyRangeEntry                 *ebpf.Program `ebpf:"copy_range_entry"`
+	CopyRangeEntryKprobe           *ebpf.Program `ebpf:"copy_range_entry_kprobe"`
+	CopyRangeExit                  *ebpf.Program `ebpf:"copy_range_exit"`
+	CopyRangeExitKprobe            *ebpf.Program `ebpf:"copy_range_exit_kprobe"`
+	CopyRangeExitKretprobe         *ebpf.Program `ebpf:"copy_range_exit_kretprobe"`
+	CopyUpEntry                    *ebpf.Program `ebpf:"copy_up_entry"`
+	CopyUpEntryKprobe              *ebpf.Program `ebpf:"copy_up_entry_kprobe"`
+	CopyUpExit                     *ebpf.Program `ebpf:"copy_up_exit"`
+	CopyUpExitKprobe               *ebpf.Program `ebpf:"copy_up_exit_kprobe"`
+	CopyUpExitKretprobe            *ebpf.Program `ebpf:"copy_up_exit_kretprobe"`
+	CoveredWriteEntry              *ebpf.Program `ebpf:"covered_write_entry"`
+	CoveredWriteEntryKprobe        *ebpf.Program `ebpf:"covered_write_entry_kprobe"`
+	CoveredWriteExit               *ebpf.Program `ebpf:"covered_write_exit"`
+	CoveredWriteExitKprobe         *ebpf.Program `ebpf:"covered_write_exit_kprobe"`
+	CoveredWriteExitKretprobe      *ebpf.Program `ebpf:"covered_write_exit_kretprobe"`
+	CoveredWritevEntry             *ebpf.Program `ebpf:"covered_writev_entry"`
+	CoveredWritevEntryKprobe       *ebpf.Program `ebpf:"covered_writev_entry_kprobe"`
+	CoveredWritevExit              *ebpf.Program `ebpf:"covered_writev_exit"`
+	CoveredWritevExitKprobe        *ebpf.Program `ebpf:"covered_writev_exit_kprobe"`
+	CoveredWritevExitKretprobe     *ebpf.Program `ebpf:"covered_writev_exit_kretprobe"`
+	DropNlinkExit                  *ebpf.Program `ebpf:"drop_nlink_exit"`
+	DropNlinkExitKprobe            *ebpf.Program `ebpf:"drop_nlink_exit_kprobe"`
+	DropNlinkExitKretprobe         *ebpf.Program `ebpf:"drop_nlink_exit_kretprobe"`
+	EvictEntry                     *ebpf.Program `ebpf:"evict_entry"`
+	EvictEntryKprobe               *ebpf.Program `ebpf:"evict_entry_kprobe"`
+	FallocateExit                  *ebpf.Program `ebpf:"fallocate_exit"`
+	FallocateExitKprobe            *ebpf.Program `ebpf:"fallocate_exit_kprobe"`
+	FallocateExitKretprobe         *ebpf.Program `ebpf:"fallocate_exit_kretprobe"`
+	InstantiateEntry               *ebpf.Program `ebpf:"instantiate_entry"`
+	InstantiateEntryKprobe         *ebpf.Program `ebpf:"instantiate_entry_kprobe"`
+	IocbQueueEntry                 *ebpf.Program `ebpf:"iocb_queue_entry"`
+	IocbQueueEntryKprobe           *ebpf.Program `ebpf:"iocb_queue_entry_kprobe"`
+	IocbWriteExit                  *ebpf.Program `ebpf:"iocb_write_exit"`
+	IocbWriteExitKprobe            *ebpf.Program `ebpf:"iocb_write_exit_kprobe"`
+	IocbWriteExitKretprobe         *ebpf.Program `ebpf:"iocb_write_exit_kretprobe"`
+	IterWriteExit                  *ebpf.Program `ebpf:"iter_write_exit"`
+	IterWriteExitKprobe            *ebpf.Program `ebpf:"iter_write_exit_kprobe"`
+	IterWriteExitKretprobe         *ebpf.Program `ebpf:"iter_write_exit_kretprobe"`
+	LinkExit                       *ebpf.Program `ebpf:"link_exit"`
+	LinkExitKprobe                 *ebpf.Program `ebpf:"link_exit_kprobe"`
+	LinkExitKretprobe              *ebpf.Program `ebpf:"link_exit_kretprobe"`
+	MountExit                      *ebpf.Program `ebpf:"mount_exit"`
+	MountExitKprobe                *ebpf.Program `ebpf:"mount_exit_kprobe"`
+	MountExitKretprobe             *ebpf.Program `ebpf:"mount_exit_kretprobe"`
+	NotifyChangeExit               *ebpf.Program `ebpf:"notify_change_exit"`
+	NotifyChangeExitKprobe         *ebpf.Program `ebpf:"notify_change_exit_kprobe"`
+	NotifyChangeExitKretprobe      *ebpf.Program `ebpf:"notify_change_exit_kretprobe"`
+	OvlAioEntry                    *ebpf.Program `ebpf:"ovl_aio_entry"`
+	OvlAioEntryKprobe              *ebpf.Program `ebpf:"ovl_aio_entry_kprobe"`
+	PageMkwriteExit                *ebpf.Program `ebpf:"page_mkwrite_exit"`
+	PageMkwriteExitKprobe          *ebpf.Program `ebpf:"page_mkwrite_exit_kprobe"`
+	PageMkwriteExitKretprobe       *ebpf.Program `ebpf:"page_mkwrite_exit_kretprobe"`
+	PlainAioEntry                  *ebpf.Program `ebpf:"plain_aio_entry"`
+	PlainAioEntryKprobe            *ebpf.Program `ebpf:"plain_aio_entry_kprobe"`
+	PlainBtrfsEntry                *ebpf.Program `ebpf:"plain_btrfs_entry"`
+	PlainBtrfsEntryKprobe          *ebpf.Program `ebpf:"plain_btrfs_entry_kprobe"`
+	PlainBtrfsExit                 *ebpf.Program `ebpf:"plain_btrfs_exit"`
+	PlainBtrfsExitKprobe           *ebpf.Program `ebpf:"plain_btrfs_exit_kprobe"`
+	PlainBtrfsExitKretprobe        *ebpf.Program `ebpf:"plain_btrfs_exit_kretprobe"`
+	PlainCopyRangeEntry            *ebpf.Program `ebpf:"plain_copy_range_entry"`
+	PlainCopyRangeEntryKprobe      *ebpf.Program `ebpf:"plain_copy_range_entry_kprobe"`
+	PlainCopyRangeExit             *ebpf.Program `ebpf:"plain_copy_range_exit"`
+	PlainCopyRangeExitKprobe       *ebpf.Program `ebpf:"plain_copy_range_exit_kprobe"`
+	PlainCopyRangeExitKretprobe    *ebpf.Program `ebpf:"plain_copy_range_exit_kretprobe"`
+	PlainDeleteEntry               *ebpf.Program `ebpf:"plain_delete_entry"`
+	PlainDeleteEntryKprobe         *ebpf.Program `ebpf:"plain_delete_entry_kprobe"`
+	PlainExchangeEntry             *ebpf.Program `ebpf:"plain_exchange_entry"`
+	PlainExchangeEntryKprobe       *ebpf.Program `ebpf:"plain_exchange_entry_kprobe"`
+	PlainExt4Entry                 *ebpf.Program `ebpf:"plain_ext4_entry"`
+	PlainExt4EntryKprobe           *ebpf.Program `ebpf:"plain_ext4_entry_kprobe"`
+	PlainExt4Exit                  *ebpf.Program `ebpf:"plain_ext4_exit"`
+	PlainExt4ExitKprobe            *ebpf.Program `ebpf:"plain_ext4_exit_kprobe"`
+	PlainExt4ExitKretprobe         *ebpf.Program `ebpf:"plain_ext4_exit_kretprobe"`
+	PlainInstantiateEntry          *ebpf.Program `ebpf:"plain_instantiate_entry"`
+	PlainInstantiateEntryKprobe    *ebpf.Program `ebpf:"plain_instantiate_entry_kprobe"`
+	PlainInstantiateNewEntry       *ebpf.Program `ebpf:"plain_instantiate_new_entry"`
+	PlainInstantiateNewEntryKprobe *ebpf.Program `ebpf:"plain_instantiate_new_entry_kprobe"`
+	PlainMoveEntry                 *ebpf.Program `ebpf:"plain_move_entry"`
+	PlainMoveEntryKprobe           *ebpf.Program `ebpf:"plain_move_entry_kprobe"`
+	PlainPerformExit               *ebpf.Program `ebpf:"plain_perform_exit"`
+	PlainPerformExitKprobe         *ebpf.Program `ebpf:"plain_perform_exit_kprobe"`
+	PlainPerformExitKretprobe      *ebpf.Program `ebpf:"plain_perform_exit_kretprobe"`
+	PlainTmpfileExit               *ebpf.Program `ebpf:"plain_tmpfile_exit"`
+	PlainTmpfileExitKprobe         *ebpf.Program `ebpf:"plain_tmpfile_exit_kprobe"`
+	PlainTmpfileExitKretprobe      *ebpf.Program `ebpf:"plain_tmpfile_exit_kretprobe"`
+	PlainUringEntry                *ebpf.Program `ebpf:"plain_uring_entry"`
+	PlainUringEntryKprobe          *ebpf.Program `ebpf:"plain_uring_entry_kprobe"`
+	PlainXfsEntry                  *ebpf.Program `ebpf:"plain_xfs_entry"`
+	PlainXfsEntryKprobe            *ebpf.Program `ebpf:"plain_xfs_entry_kprobe"`
+	PlainXfsExit                   *ebpf.Program `ebpf:"plain_xfs_exit"`
+	PlainXfsExitKprobe             *ebpf.Program `ebpf:"plain_xfs_exit_kprobe"`
+	PlainXfsExitKretprobe          *ebpf.Program `ebpf:"plain_xfs_exit_kretprobe"`
+	QuotaAllocExit                 *ebpf.Program `ebpf:"quota_alloc_exit"`
+	QuotaAllocExitKprobe           *ebpf.Program `ebpf:"quota_alloc_exit_kprobe"`
+	QuotaAllocExitKretprobe        *ebpf.Program `ebpf:"quota_alloc_exit_kretprobe"`
+	QuotaFreeEntry                 *ebpf.Program `ebpf:"quota_free_entry"`
+	QuotaFreeEntryKprobe           *ebpf.Program `ebpf:"quota_free_entry_kprobe"`
+	RemoveAclExit                  *ebpf.Program `ebpf:"remove_acl_exit"`
+	RemoveAclExitKprobe            *ebpf.Program `ebpf:"remove_acl_exit_kprobe"`
+	RemoveAclExitKretprobe         *ebpf.Program `ebpf:"remove_acl_exit_kretprobe"`
+	RemoveEntry                    *ebpf.Program `ebpf:"remove_entry"`
+	RemoveEntryKprobe              *ebpf.Program `ebpf:"remove_entry_kprobe"`
+	RemoveExit                     *ebpf.Program `ebpf:"remove_exit"`
+	RemoveExitKprobe               *ebpf.Program `ebpf:"remove_exit_kprobe"`
+	RemoveExitKretprobe            *ebpf.Program `ebpf:"remove_exit_kretprobe"`
+	RemovexattrExit                *ebpf.Program `ebpf:"removexattr_exit"`
+	RemovexattrExitKprobe          *ebpf.Program `ebpf:"removexattr_exit_kprobe"`
+	RemovexattrExitKretprobe       *ebpf.Program `ebpf:"removexattr_exit_kretprobe"`
+	RenameEntry                    *ebpf.Program `ebpf:"rename_entry"`
+	RenameEntryKprobe              *ebpf.Program `ebpf:"rename_entry_kprobe"`
+	RenameExit                     *ebpf.Program `ebpf:"rename_exit"`
+	RenameExitKprobe               *ebpf.Program `ebpf:"rename_exit_kprobe"`
+	RenameExitKretprobe            *ebpf.Program `ebpf:"rename_exit_kretprobe"`
+	SetAclExit                     *ebpf.Program `ebpf:"set_acl_exit"`
+	SetAclExitKprobe               *ebpf.Program `ebpf:"set_acl_exit_kprobe"`
+	SetAclExitKretprobe            *ebpf.Program `ebpf:"set_acl_exit_kretprobe"`
+	Settle                         *ebpf.Program `ebpf:"settle"`
+	SetxattrExit                   *ebpf.Program `ebpf:"setxattr_exit"`
+	SetxattrExitKprobe             *ebpf.Program `ebpf:"setxattr_exit_kprobe"`
+	SetxattrExitKretprobe          *ebpf.Program `ebpf:"setxattr_exit_kretprobe"`
+	ShmemFaultExit                 *ebpf.Program `ebpf:"shmem_fault_exit"`
+	ShmemFaultExitKprobe           *ebpf.Program `ebpf:"shmem_fault_exit_kprobe"`
+	ShmemFaultExitKretprobe        *ebpf.Program `ebpf:"shmem_fault_exit_kretprobe"`
+	Track                          *ebpf.Program `ebpf:"track"`
+	Turn                           *ebpf.Program `ebpf:"turn"`
+	UnmountEntry                   *ebpf.Program `ebpf:"unmount_entry"`
+	UnmountEntryKprobe             *ebpf.Program `ebpf:"unmount_entry_kprobe"`
+	WhiteoutEntry                  *ebpf.Program `ebpf:"whiteout_entry"`
+	WhiteoutEntryKprobe            *ebpf.Program `ebpf:"whiteout_entry_kprobe"`
+	WritepagesEntry                *ebpf.Program `ebpf:"writepages_entry"`
+	WritepagesEntryKprobe          *ebpf.Program `ebpf:"writepages_entry_kprobe"`
+	WritepagesExit                 *ebpf.Program `ebpf:"writepages_exit"`
+	WritepagesExitKprobe           *ebpf.Program `ebpf:"writepages_exit_kprobe"`
+	WritepagesExitKretprobe        *ebpf.Program `ebpf:"writepages_exit_kretprobe"`
+	XfsUnlockEntry                 *ebpf.Program `ebpf:"xfs_unlock_entry"`
+	XfsUnlockEntryKprobe           *ebpf.Program `ebpf:"xfs_unlock_entry_kprobe"`
 }
 
 func (p *ledgerPrograms) Close() error {
@@ -664,6 +942,9 @@ func (p *ledgerPrograms) Close() error {
 		p.BackingWriteExit,
 		p.BackingWriteExitKprobe,
 		p.BackingWriteExitKretprobe,
+		p.BtrfsClearExit,
+		p.BtrfsClearExitKprobe,
+		p.BtrfsClearExitKretprobe,
 		p.ClearNlinkExit,
 		p.ClearNlinkExitKprobe,
 		p.ClearNlinkExitKretprobe,
@@ -672,6 +953,8 @@ func (p *ledgerPrograms) Close() error {
 		p.CloneRangeExitKretprobe,
 		p.CopiedUpEntry,
 		p.CopiedUpEntryKprobe,
+		p.CopyRangeEntry,
+		p.CopyRangeEntryKprobe,
 		p.CopyRangeExit,
 		p.CopyRangeExitKprobe,
 		p.CopyRangeExitKretprobe,
@@ -700,12 +983,17 @@ func (p *ledgerPrograms) Close() error {
 		p.FallocateExitKretprobe,
 		p.InstantiateEntry,
 		p.InstantiateEntryKprobe,
+		p.IocbQueueEntry,
+		p.IocbQueueEntryKprobe,
 		p.IocbWriteExit,
 		p.IocbWriteExitKprobe,
 		p.IocbWriteExitKretprobe,
 		p.IterWriteExit,
 		p.IterWriteExitKprobe,
 		p.IterWriteExitKretprobe,
+		p.LinkExit,
+		p.LinkExitKprobe,
+		p.LinkExitKretprobe,
 		p.MountExit,
 		p.MountExitKprobe,
 		p.MountExitKretprobe,
@@ -714,13 +1002,57 @@ func (p *ledgerPrograms) Close() error {
 		p.NotifyChangeExitKretprobe,
 		p.OvlAioEntry,
 		p.OvlAioEntryKprobe,
-		p.PageMkwriteEntry,
-		p.PageMkwriteEntryKprobe,
+		p.PageMkwriteExit,
+		p.PageMkwriteExitKprobe,
+		p.PageMkwriteExitKretprobe,
+		p.PlainAioEntry,
+		p.PlainAioEntryKprobe,
+		p.PlainBtrfsEntry,
+		p.PlainBtrfsEntryKprobe,
+		p.PlainBtrfsExit,
+		p.PlainBtrfsExitKprobe,
+		p.PlainBtrfsExitKretprobe,
+		p.PlainCopyRangeEntry,
+		p.PlainCopyRangeEntryKprobe,
+		p.PlainCopyRangeExit,
+		p.PlainCopyRangeExitKprobe,
+		p.PlainCopyRangeExitKretprobe,
+		p.PlainDeleteEntry,
+		p.PlainDeleteEntryKprobe,
+		p.PlainExchangeEntry,
+		p.PlainExchangeEntryKprobe,
+		p.PlainExt4Entry,
+		p.PlainExt4EntryKprobe,
+		p.PlainExt4Exit,
+		p.PlainExt4ExitKprobe,
+		p.PlainExt4ExitKretprobe,
+		p.PlainInstantiateEntry,
+		p.PlainInstantiateEntryKprobe,
+		p.PlainInstantiateNewEntry,
+		p.PlainInstantiateNewEntryKprobe,
+		p.PlainMoveEntry,
+		p.PlainMoveEntryKprobe,
+		p.PlainPerformExit,
+		p.PlainPerformExitKprobe,
+		p.PlainPerformExitKretprobe,
+		p.PlainTmpfileExit,
+		p.PlainTmpfileExitKprobe,
+		p.PlainTmpfileExitKretprobe,
+		p.PlainUringEntry,
+		p.PlainUringEntryKprobe,
+		p.PlainXfsEntry,
+		p.PlainXfsEntryKprobe,
+		p.PlainXfsExit,
+		p.PlainXfsExitKprobe,
+		p.PlainXfsExitKretprobe,
 		p.QuotaAllocExit,
 		p.QuotaAllocExitKprobe,
 		p.QuotaAllocExitKretprobe,
 		p.QuotaFreeEntry,
 		p.QuotaFreeEntryKprobe,
+		p.RemoveAclExit,
+		p.RemoveAclExitKprobe,
+		p.RemoveAclExitKretprobe,
 		p.RemoveEntry,
 		p.RemoveEntryKprobe,
 		p.RemoveExit,
@@ -729,6 +1061,8 @@ func (p *ledgerPrograms) Close() error {
 		p.RemovexattrExit,
 		p.RemovexattrExitKprobe,
 		p.RemovexattrExitKretprobe,
+		p.RenameEntry,
+		p.RenameEntryKprobe,
 		p.RenameExit,
 		p.RenameExitKprobe,
 		p.RenameExitKretprobe,
@@ -739,11 +1073,22 @@ func (p *ledgerPrograms) Close() error {
 		p.SetxattrExit,
 		p.SetxattrExitKprobe,
 		p.SetxattrExitKretprobe,
+		p.ShmemFaultExit,
+		p.ShmemFaultExitKprobe,
+		p.ShmemFaultExitKretprobe,
 		p.Track,
+		p.Turn,
 		p.UnmountEntry,
 		p.UnmountEntryKprobe,
 		p.WhiteoutEntry,
 		p.WhiteoutEntryKprobe,
+		p.WritepagesEntry,
+		p.WritepagesEntryKprobe,
+		p.WritepagesExit,
+		p.WritepagesExitKprobe,
+		p.WritepagesExitKretprobe,
+		p.XfsUnlockEntry,
+		p.XfsUnlockEntryKprobe,
 	)
 }
 

@@ -33,7 +33,7 @@ func probes(method Method) (use bool, reason string) {
 	case MethodProbe:
 		return true, ""
 	}
-	if !preemptible("/") {
+	if !preemptible("/", "/proc/1/root") {
 		return false, ""
 	}
 	if features.HaveBPFLinkKprobeMulti() != nil {
@@ -43,19 +43,23 @@ func probes(method Method) (use bool, reason string) {
 }
 
 // preemptible tells whether the kernel preempts tasks in kernel mode: by what
-// debugfs says is in force, else by how it was configured. root is where /sys and
-// /boot are.
-func preemptible(root string) bool {
-	if raw, err := os.ReadFile(root + "/sys/kernel/debug/sched/preempt"); err == nil {
-		// Such as "none voluntary (full)" or "full (lazy)".
-		return strings.Contains(string(raw), "(full)") || strings.Contains(string(raw), "(lazy)")
+// debugfs says is in force, else by how it was configured. roots are where /sys and
+// /boot are looked for: a container has neither of the host.
+func preemptible(roots ...string) bool {
+	for _, root := range roots {
+		if raw, err := os.ReadFile(root + "/sys/kernel/debug/sched/preempt"); err == nil {
+			// Such as "none voluntary (full)" or "full (lazy)".
+			return strings.Contains(string(raw), "(full)") || strings.Contains(string(raw), "(lazy)")
+		}
 	}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
 		return false
 	}
-	if raw, err := os.ReadFile(root + "/boot/config-" + unix.ByteSliceToString(name.Release[:])); err == nil {
-		return preemptConfig.Match(raw)
+	for _, root := range roots {
+		if raw, err := os.ReadFile(root + "/boot/config-" + unix.ByteSliceToString(name.Release[:])); err == nil {
+			return preemptConfig.Match(raw)
+		}
 	}
 	return preemptVersion.MatchString(unix.ByteSliceToString(name.Version[:]))
 }

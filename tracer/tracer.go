@@ -2,7 +2,7 @@
 // turns what they count into package event's typed numbers. It knows no
 // container; which directory is whose is the caller's business.
 //
-// It needs Linux 5.15 or later with BTF, the overlay module loaded, and root.
+// It needs Linux 5.10 or later with BTF, the overlay module loaded, and root.
 package tracer
 
 import (
@@ -11,11 +11,14 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
@@ -27,8 +30,10 @@ import (
 const (
 	defaultMaxFiles    = 1 << 20
 	defaultMaxCounters = 1 << 16
-	maxLayers          = 4096
-	anyDevice          = ^uint32(0)
+	// callsAtOnce is how many threads may be in a function that a single probe
+	// waits for: those of overlay that change names, or copy up.
+	callsAtOnce = 4096
+	anyDevice   = ^uint32(0)
 )
 
 // Config of a Tracer. The zero value is usable.
@@ -37,6 +42,10 @@ type Config struct {
 	// IncludeCovered also traces writes of watched containers to files outside
 	// of their layer. It costs a program on every write of the host.
 	IncludeCovered bool
+	// CgroupController is the cgroup v1 controller in whose hierarchy containers are
+	// told apart, by its name in the mount table (memory, pids …). Default: the
+	// v2 hierarchy.
+	CgroupController string
 	// Method is how to attach. Default: what suits the kernel.
 	Method Method
 	// MaxFiles bounds the ledger: the inodes of all watched layers. Kernel memory
@@ -51,31 +60,47 @@ type Config struct {
 // Tracer counts growth of layers in the kernel. Its methods may be called from
 // several goroutines at once, but for Collect, which has one caller at a time.
 type Tracer struct {
-	log     zerolog.Logger
-	coll    *ebpf.Collection
-	links   []link.Link
-	probes  bool
-	hooks   []Hook
-	reasons []string
+	log    zerolog.Logger
+	coll   *ebpf.Collection
+	probes bool
+	old    bool // the programs are those for kernels before 5.13
 
 	files, layers, losses *ebpf.Map
+	states                *ebpf.Memory // of layers
 	counters              *ebpf.Map    // the slot that programs count into
-	tables                [2]*ebpf.Map // one is in the slot, the other is ours
-	active                int
-	track, settle         *ebpf.Program
+	tables                [2]*ebpf.Map
+	cgroups               sync.Mutex // guards cgroupsChanged
+	cgroupsChanged        uint64
+	slot                  sync.Mutex // guards active and what is in the slot
+	active                int        // which table is in the slot; the other is ours
+	track, settle, turn   *ebpf.Program
 	reader                *ringbuf.Reader
 	readerDone, flushed   chan struct{}
 	activity              chan struct{}
 	closeOnce             sync.Once
 	closeErr              error
 	collected             snapshot           // cumulative counts at the last Collect
-	fullRead              bool               // a table's announcements are incomplete
+	incomplete            [2]bool            // tables of which a key may not be announced
 	early                 []ledgerCounterKey // announced, but for the table in the slot
 
 	mu       sync.Mutex // guards what follows
+	links    []link.Link
+	attached []attachment // in the order of links
+	reasons  []string
+	later    map[string][]attachment // see hookSpec.later; nil once they are attached
 	pending  pending
-	known    map[event.LayerID]uint32 // layer -> device
+	maxNames int       // in pending, before the reader waits
+	room     sync.Cond // for more of them
+	taking   bool      // the reader does not wait
+	known    map[event.LayerID]knownLayer
 	restless map[ledgerFileKey]ledgerFileEntry
+}
+
+// knownLayer is what AddLayer was told, and what follows from it.
+type knownLayer struct {
+	device     uint32
+	diskMethod uint64
+	plain      bool
 }
 
 // New loads and attaches the programs. Errors match ErrNoBTF, ErrNotPermitted,
@@ -108,9 +133,12 @@ func New(cfg Config) (_ *Tracer, err error) {
 		readerDone: make(chan struct{}),
 		flushed:    make(chan struct{}, 1),
 		activity:   make(chan struct{}, 1),
-		known:      make(map[event.LayerID]uint32),
+		later:      make(map[string][]attachment),
+		known:      make(map[event.LayerID]knownLayer),
 		restless:   make(map[ledgerFileKey]ledgerFileEntry),
+		maxNames:   defaultMaxNames,
 	}
+	t.room.L = &t.mu
 	defer func() {
 		if err != nil {
 			_ = t.Close()
@@ -121,7 +149,7 @@ func New(cfg Config) (_ *Tracer, err error) {
 		t.reasons = append(t.reasons, reason)
 	}
 	t.probes = use
-	wanted := attachments(chosen, use)
+	wanted := attachments(functions, chosen, use)
 	if err = t.load(cfg, cache, functions, wanted); err != nil {
 		return nil, err
 	}
@@ -130,7 +158,7 @@ func New(cfg Config) (_ *Tracer, err error) {
 	}
 	t.pending.init()
 	go t.read()
-	if err = t.attach(wanted); err != nil {
+	if err = t.attachAll(wanted); err != nil {
 		return nil, err
 	}
 	t.arm()
@@ -139,13 +167,20 @@ func New(cfg Config) (_ *Tracer, err error) {
 
 // load brings the chosen programs and all maps into the kernel.
 func (t *Tracer) load(cfg Config, cache *btf.Cache, functions *kernelFunctions, chosen []attachment) error {
-	spec, err := loadLedger()
+	read := loadLedger
+	if t.old = errors.Is(features.HaveProgramHelper(ebpf.Kprobe, asm.FnForEachMapElem), ebpf.ErrNotSupported); t.old {
+		read = loadLedgerOld
+	}
+	spec, err := read()
 	if err != nil {
 		return fmt.Errorf("reading the programs: %w", err)
 	}
-	wanted := map[string]bool{"track": true, "settle": true}
+	wanted := map[string]bool{"track": true, "settle": true, "turn": true}
 	for _, hook := range chosen {
 		wanted[hook.program] = true
+		if hook.single {
+			spec.Programs[hook.program].AttachType = ebpf.AttachNone
+		}
 	}
 	for name := range spec.Programs {
 		if !wanted[name] {
@@ -156,34 +191,92 @@ func (t *Tracer) load(cfg Config, cache *btf.Cache, functions *kernelFunctions, 
 	spec.Maps["counters_a"].MaxEntries = cfg.MaxCounters
 	spec.Maps["counters_b"].MaxEntries = cfg.MaxCounters
 	spec.Maps["counters"].InnerMap.MaxEntries = cfg.MaxCounters
-	if err := spec.Variables["count_copies"].Set(functions.has("backing_file_write_iter")); err != nil {
-		return fmt.Errorf("setting count_copies: %w", err)
+	controller, err := cgroupController(functions.specs[0], cfg.CgroupController)
+	if err != nil {
+		return err
+	}
+	for name, value := range map[string]any{
+		"cgroup_controller": controller,
+		"delalloc_of_inode": functions.takes("btrfs_clear_delalloc_extent", "inode"),
+		"perform_of_iocb":   functions.takes("generic_perform_write", "kiocb"),
+		"tmpfile_of_file":   functions.takes("d_tmpfile", "file"),
+		"idmapped":          !functions.takes("notify_change", "dentry"),
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("setting %s: %w", name, err)
+		}
 	}
 
-	t.coll, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
+	// Without these options the library reads the BTF of all modules there are.
+	t.coll, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		Cache: cache,
+		Programs: ebpf.ProgramOptions{
+			KernelTypes:            functions.specs[0],
+			ExtraRelocationTargets: functions.specs[1:],
+		},
+	})
 	if err != nil {
 		return fmt.Errorf("loading the programs: %w", permission(err))
 	}
 	t.files, t.layers, t.losses = t.coll.Maps["files"], t.coll.Maps["layers"], t.coll.Maps["losses"]
+	if t.states, err = t.layers.Memory(); err != nil {
+		return fmt.Errorf("mapping the layers' states: %w", err)
+	}
 	t.counters = t.coll.Maps["counters"]
 	t.tables = [2]*ebpf.Map{t.coll.Maps["counters_a"], t.coll.Maps["counters_b"]}
-	t.track, t.settle = t.coll.Programs["track"], t.coll.Programs["settle"]
+	t.track, t.settle, t.turn = t.coll.Programs["track"], t.coll.Programs["settle"], t.coll.Programs["turn"]
 	return nil
 }
 
-func (t *Tracer) attach(wanted []attachment) error {
+// attachAll attaches the programs that are always wanted, and keeps those of file
+// systems for the first layer on one.
+func (t *Tracer) attachAll(wanted []attachment) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for _, a := range wanted {
-		attached, err := attach(a, t.coll.Programs[a.program])
-		if err != nil {
-			return fmt.Errorf("attaching %s to %s: %w", a.program, a.target, permission(err))
+		if a.later != "" {
+			t.later[a.later] = append(t.later[a.later], a)
+		} else if err := t.attach(a); err != nil {
+			return err
 		}
-		t.links = append(t.links, attached)
-		t.hooks = append(t.hooks, Hook{Name: a.program, Kind: a.kind, Target: a.target})
 	}
 	return nil
 }
 
+// attachFor attaches what was to be attached later, with a layer that needs it: by
+// file system, or what plainLayer stands for; seen is false if the
+// programs cannot tell what is allocated there. Callers hold mu.
+func (t *Tracer) attachFor(fileSystem string) (seen bool, err error) {
+	list, seen := t.later[fileSystem]
+	for _, a := range list {
+		if err := t.attach(a); err != nil {
+			return false, err
+		}
+	}
+	if seen {
+		t.later[fileSystem] = nil
+	}
+	return seen, nil
+}
+
+// attach attaches one program. Callers hold mu.
+func (t *Tracer) attach(a attachment) error {
+	attached, err := attach(a, t.coll.Programs[a.program])
+	if err != nil {
+		return fmt.Errorf("attaching %s to %s: %w", a.program, a.target, permission(err))
+	}
+	t.links = append(t.links, attached)
+	t.attached = append(t.attached, a)
+	return nil
+}
+
 func attach(a attachment, program *ebpf.Program) (link.Link, error) {
+	switch {
+	case a.single && a.kind == kprobe:
+		return link.Kprobe(a.target, program, nil)
+	case a.single:
+		return link.Kretprobe(a.target, program, &link.KprobeOptions{RetprobeMaxActive: callsAtOnce})
+	}
 	switch a.kind {
 	case kprobe:
 		return link.KprobeMulti(program, link.KprobeMultiOptions{Symbols: []string{a.target}})
@@ -209,12 +302,20 @@ func permission(err error) error {
 	return err
 }
 
-// Hooks lists what is attached.
-func (t *Tracer) Hooks() []Hook { return append([]Hook(nil), t.hooks...) }
+// Hooks lists what is attached. AddLayer may add to it.
+func (t *Tracer) Hooks() []Hook {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return hooksOf(t.attached)
+}
 
-// Coverage tells what this kernel does not let the tracer see; nothing means
-// that coverage is full.
-func (t *Tracer) Coverage() []string { return append([]string(nil), t.reasons...) }
+// Coverage tells what the kernel, or the file systems of the layers so far, do not
+// let the tracer see; nothing means that coverage is full.
+func (t *Tracer) Coverage() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.reasons)
+}
 
 // Close detaches the programs and frees the maps. It is safe to call twice.
 func (t *Tracer) Close() error {
@@ -223,6 +324,7 @@ func (t *Tracer) Close() error {
 		for _, l := range t.links {
 			errs = append(errs, l.Close())
 		}
+		t.letRead(true)
 		if t.reader != nil {
 			errs = append(errs, t.reader.Close())
 			<-t.readerDone

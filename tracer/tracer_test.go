@@ -1,12 +1,17 @@
 package tracer
 
 import (
+	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
@@ -14,9 +19,11 @@ import (
 	"github.com/layertrace/layertrace/tracer/event"
 )
 
-// The kernel tests run in a VM with a stock kernel: `make test-vm`.
+// The kernel tests run in a VM with a stock kernel: `make test-vm`. Benchmarks need
+// none: `go test -run - -bench . ./tracer`.
 func TestMain(m *testing.M) {
-	if os.Getenv("LAYERTRACE_VM") == "" {
+	flag.Parse()
+	if os.Getenv("LAYERTRACE_VM") == "" && flag.Lookup("test.bench").Value.String() == "" {
 		fmt.Println("tracer: kernel tests need the VM: make test-vm")
 		os.Exit(0)
 	}
@@ -35,18 +42,35 @@ type overlay struct {
 	written              uint64
 	deltas               []event.Delta
 	files                []event.FileEvent
+	covered              []event.Covered
+	outside              string // a file that is not in the layer
+	dir                  string // below merged, where a trial takes place
+	options              string // more of the mount's
+	beforeScan           func() // called when the layer's root is known, and nothing below it
 	processes            map[event.ProcessID]event.Process
 	device, rootInode    uint64
+	fileSystem           string
+	plain                bool // see newPlain
 }
 
 func newOverlay(t *testing.T, populate func(lower, upper string)) *overlay {
+	t.Helper()
+	o, err := tryOverlay(t, "", populate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// tryOverlay mounts it with further options. The error is the mount's.
+func tryOverlay(t *testing.T, options string, populate func(lower, upper string)) (*overlay, error) {
 	t.Helper()
 	dir, err := os.MkdirTemp("/scratch", "overlay")
 	if err != nil {
 		t.Fatal(err)
 	}
 	o := &overlay{
-		t: t, lower: dir + "/lower", upper: dir + "/upper", merged: dir + "/merged",
+		t: t, lower: dir + "/lower", upper: dir + "/upper", merged: dir + "/merged", options: options,
 		processes: map[event.ProcessID]event.Process{},
 	}
 	for _, d := range []string{o.lower, o.upper, dir + "/work", o.merged} {
@@ -58,9 +82,8 @@ func newOverlay(t *testing.T, populate func(lower, upper string)) *overlay {
 		populate(o.lower, o.upper)
 	}
 	unix.Sync()
-	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s/work,index=off", o.lower, o.upper, dir)
-	if err := unix.Mount("overlay", o.merged, "overlay", 0, options); err != nil {
-		t.Fatal(err)
+	if err := o.tryMount(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	if o.tracer, err = New(Config{Log: zerolog.New(zerolog.NewTestWriter(t))}); err != nil {
 		t.Fatal(err)
@@ -73,7 +96,53 @@ func newOverlay(t *testing.T, populate func(lower, upper string)) *overlay {
 		_ = os.RemoveAll(dir)
 	})
 	o.scan()
-	return o
+	return o, nil
+}
+
+func (o *overlay) mount() {
+	o.t.Helper()
+	if err := o.tryMount(); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+func (o *overlay) tryMount() error {
+	o.t.Helper()
+	work := filepath.Join(filepath.Dir(o.upper), "work")
+	// What keeps a volatile overlay from being mounted again.
+	if err := os.RemoveAll(work + "/work/incompat"); err != nil {
+		o.t.Fatal(err)
+	}
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,index=off%s", o.lower, o.upper, work, o.options)
+	return unix.Mount("overlay", o.merged, "overlay", 0, options)
+}
+
+// directory is one of /scratch as a layer's.
+func (o *overlay) directory(inode uint64) event.Upper {
+	return event.Upper{Device: o.device, Inode: inode, FileSystem: o.fileSystem, Mounted: true, Plain: o.plain}
+}
+
+// scratch tells what /scratch is by the mount table: on btrfs stat gives another
+// device.
+func scratch(t *testing.T) (device uint64, fileSystem string) {
+	t.Helper()
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		if len(fields) < 10 || fields[4] != "/scratch" {
+			continue
+		}
+		var major, minor uint64
+		if _, err := fmt.Sscanf(fields[2], "%d:%d", &major, &minor); err != nil {
+			t.Fatal(err)
+		}
+		return major<<20 | minor, fields[slices.Index(fields, "-")+1]
+	}
+	t.Fatal("/scratch is not mounted")
+	return 0, ""
 }
 
 func (o *overlay) scan() {
@@ -82,10 +151,16 @@ func (o *overlay) scan() {
 	if err := unix.Lstat(o.upper, &root); err != nil {
 		o.t.Fatal(err)
 	}
-	o.device = uint64(unix.Major(root.Dev))<<20 | uint64(unix.Minor(root.Dev))
+	o.device, o.fileSystem = scratch(o.t)
+	if o.plain && o.fileSystem == btrfs {
+		o.device = uint64(unix.Major(root.Dev))<<20 | uint64(unix.Minor(root.Dev))
+	}
 	o.rootInode = root.Ino
-	if err := o.tracer.AddLayer(testLayer, o.device, root.Ino, true); err != nil {
+	if err := o.tracer.AddLayer(testLayer, o.directory(root.Ino)); err != nil {
 		o.t.Fatal(err)
+	}
+	if o.beforeScan != nil {
+		o.beforeScan()
 	}
 	err := filepath.WalkDir(o.upper, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -166,6 +241,7 @@ func (o *overlay) collect() *event.Batch {
 	}
 	o.deltas = append(o.deltas, batch.Deltas...)
 	o.files = append(o.files, batch.Files...)
+	o.covered = append(o.covered, batch.Covered...)
 	for _, l := range batch.Losses {
 		o.t.Errorf("loss: %+v", l)
 	}
@@ -286,6 +362,34 @@ func TestProcesses(t *testing.T) {
 	}
 }
 
+// TestExecutableWithoutPath: a program that is executed from memory, as container
+// runtimes do with copies of themselves, has no path that could be too long.
+func TestExecutableWithoutPath(t *testing.T) {
+	o := newOverlay(t, nil)
+	program, err := os.ReadFile("../bin/workload")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.MemfdCreate("workload", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "memfd:workload")
+	defer f.Close()
+	if _, err := f.Write(program); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/fd/3", "write", "path="+o.merged+"/file", "size=1000")
+	cmd.ExtraFiles = []*os.File{f}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	o.check("from memory") // no loss either
+	if size, _, written := o.processNamed("3"); size != 1000 || written != 1000 {
+		t.Errorf("size %d, written %d, want 1000", size, written)
+	}
+}
+
 // TestRemount: a layer that is mounted again is still watched, from the first
 // byte; what is removed below an unmounted layer is no change of it.
 func TestRemount(t *testing.T) {
@@ -298,10 +402,7 @@ func TestRemount(t *testing.T) {
 	if batch := o.collect(); batch.Layers[0].Mounted {
 		t.Error("still mounted after umount")
 	}
-	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s/work,index=off", o.lower, o.upper, filepath.Dir(o.upper))
-	if err := unix.Mount("overlay", o.merged, "overlay", 0, options); err != nil {
-		t.Fatal(err)
-	}
+	o.mount()
 	o.sh("echo two >> a; echo three > b; rm a")
 	o.check("second mount")
 	if err := unix.Unmount(o.merged, 0); err != nil {
@@ -399,16 +500,44 @@ func TestScanWhileWriting(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for range 4 {
+	for range 2 {
 		o.restart(Config{})
+	}
+	for deadline := time.Now().Add(time.Minute); o.size == 0; o.collect() {
+		if time.Now().After(deadline) {
+			t.Fatal("the writer does nothing")
+		}
 	}
 	o.sh("touch stop")
 	if err := cmd.Wait(); err != nil {
 		t.Fatal(err)
 	}
 	o.check("a scan beside a writer")
-	if o.size == 0 {
-		t.Error("the writer did nothing")
+}
+
+// TestCopyUpBeforeScan: what is copied up in a directory that the scan has yet to
+// enter is part of the baseline, and what becomes of it later is not.
+func TestCopyUpBeforeScan(t *testing.T) {
+	o := newOverlay(t, func(lower, upper string) {
+		for _, dir := range []string{lower + "/a/b", upper + "/a/b"} {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(lower+"/a/b/image", make([]byte, 900), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	})
+	o.beforeScan = func() { o.sh("chmod 600 a/b/image") }
+	o.restart(Config{})
+	o.check("after the scan")
+	if o.baseSize != 900 || o.size != 0 {
+		t.Errorf("baseline of %d bytes, growth of %d; want 900 and 0", o.baseSize, o.size)
+	}
+	o.sh("echo more >> a/b/image")
+	o.check("later")
+	if o.size != 5 {
+		t.Errorf("growth of %d, want 5", o.size)
 	}
 }
 

@@ -13,10 +13,15 @@ import (
 const completeTimeout = 500 * time.Millisecond
 
 // complete lists the names of containers that are not on the command line yet.
-// Where that does not work there are none: a shell has no place for errors.
 func (w *watch) complete(c *cobra.Command, given []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return completeNames(c, w.env, w.flags.runtime, given)
+}
+
+// completeNames lists the names of containers that are not given yet. Where that
+// does not work there are none: a shell has no place for errors.
+func completeNames(c *cobra.Command, env *env, flags runtimeFlags, given []string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	const none = cobra.ShellCompDirectiveNoFileComp
-	runtime, err := w.env.newRuntime(w.flags.dockerHost, zerolog.Nop())
+	runtime, err := env.newRuntime(c.Context(), runtimeChoice{runtimeFlags: flags, getenv: env.getenv}, zerolog.Nop())
 	if err != nil {
 		return nil, none
 	}
@@ -39,7 +44,7 @@ func (w *watch) complete(c *cobra.Command, given []string, _ string) ([]cobra.Co
 
 // completeFlags offers the allowed words of flags that take one.
 func (w *watch) completeFlags() {
-	for _, name := range []string{"output", "group"} {
+	for _, name := range []string{"output", "group", "runtime"} {
 		flag, ok := w.cmd.Flags().Lookup(name).Value.(*choice)
 		if !ok {
 			continue

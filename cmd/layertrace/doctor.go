@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/layertrace/layertrace/cmd/layertrace/internal/session"
 	"github.com/layertrace/layertrace/internal/output"
 	"github.com/layertrace/layertrace/internal/record"
+	"github.com/layertrace/layertrace/resolver"
 	"github.com/layertrace/layertrace/tracer"
 )
 
@@ -23,6 +26,7 @@ const doctorTimeout = 5 * time.Second
 const (
 	areaKernel = "kernel"
 	areaDocker = "docker"
+	areaOthers = "runtimes" // the other ones
 )
 
 // check is one line of the diagnosis.
@@ -82,7 +86,7 @@ privileges do not allow it, and with 3 if Docker cannot be reached.`,
 func diagnose(ctx context.Context, env *env, host string) *diagnosis {
 	d := &diagnosis{Hooks: []record.Hook{}}
 	d.kernel(env)
-	d.docker(ctx, env, host)
+	d.docker(ctx, env, host, !d.others(ctx, env))
 	d.OK = !slices.ContainsFunc(d.Checks, func(c check) bool { return c.Required && !c.OK })
 	return d
 }
@@ -99,10 +103,11 @@ func (d *diagnosis) kernel(env *env) {
 	for _, c := range env.checks() {
 		d.add(check{Area: areaKernel, Name: c.Name, OK: c.OK, Required: c.Required, Detail: c.Detail, Hint: c.Hint})
 	}
+	d.view(env)
 	if d.missing(areaKernel) {
 		// What would be attached may be known even if it cannot be.
 		if planned, err := env.plannedHooks(); err == nil {
-			d.Hooks = recordHooks(planned)
+			d.Hooks = session.HookRecords(planned)
 		}
 		return
 	}
@@ -118,7 +123,7 @@ func (d *diagnosis) kernel(env *env) {
 		return
 	}
 	defer k.Close()
-	d.Hooks, d.Reasons, d.Coverage = recordHooks(k.Hooks()), k.Coverage(), "full"
+	d.Hooks, d.Reasons, d.Coverage = session.HookRecords(k.Hooks()), k.Coverage(), "full"
 	if len(d.Reasons) > 0 {
 		d.Coverage = "partial"
 	}
@@ -126,48 +131,99 @@ func (d *diagnosis) kernel(env *env) {
 		Detail: fmt.Sprintf("%d attached, coverage is %s", len(d.Hooks), d.Coverage)})
 }
 
+// view looks whether the host can be seen, from a container if need be.
+func (d *diagnosis) view(env *env) {
+	root, err := env.hostRoot()
+	c := check{Area: areaKernel, Name: "view of the host", OK: err == nil, Required: true, Detail: "its own"}
+	switch {
+	case err != nil:
+		f := failureOf(viewFailure(err, []string{"layertrace", "doctor"}))
+		c.Detail, c.Hint = strings.TrimPrefix(f.Error(), "host: "), f.hint
+	case root != "":
+		c.Detail = "from a container, through " + root
+	}
+	d.add(c)
+}
+
 // docker asks the daemon who it is and how it stores layers.
-func (d *diagnosis) docker(ctx context.Context, env *env, flag string) {
+func (d *diagnosis) docker(ctx context.Context, env *env, flag string, required bool) {
 	host := dockerHost(flag, env.getenv)
 	const daemon = "daemon"
 	unreachable := func(err error) {
-		f := failureOf(dockerFailure(err, host, "sudo layertrace doctor"))
-		d.add(check{Area: areaDocker, Name: daemon, Required: true,
+		f := failureOf(runtimeFailure(err, host, "sudo layertrace doctor"))
+		d.add(check{Area: areaDocker, Name: daemon, Required: required,
 			Detail: strings.TrimPrefix(f.Error(), "docker: "), Hint: f.hint})
 	}
-	runtime, err := env.newRuntime(flag, newLogger(io.Discard, "error", logJSON, false))
+	info, controller, err := ask(ctx, env, runtimeFlags{name: resolver.RuntimeDocker, dockerHost: flag})
 	if err != nil {
 		unreachable(err)
 		return
 	}
-	defer runtime.Close()
-	ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
-	defer cancel()
-	info, err := runtime.Info(ctx)
-	if err != nil {
-		unreachable(err)
-		return
-	}
-	d.add(check{Area: areaDocker, Name: daemon, OK: true, Required: true,
+	d.add(check{Area: areaDocker, Name: daemon, OK: true, Required: required,
 		Detail: fmt.Sprintf("version %s (API %s) at %s, %d containers", info.Version, info.APIVersion, host, info.Containers)})
 	d.driver(info.Driver)
 	if info.Rootless {
 		d.add(check{Area: areaDocker, Name: "rootful", Detail: "the daemon runs rootless: its layers are found only if its processes are seen from here"})
 	}
-	if info.CgroupVersion == "1" {
-		d.add(check{Area: areaDocker, Name: "cgroup v2", Detail: "with cgroup v1 the container that a process belongs to may stay unknown"})
+	c := check{Area: areaDocker, Name: "control groups", OK: true, Detail: "cgroup v2"}
+	if controller != "" {
+		c.Detail = "cgroup v1, by the hierarchy of " + controller
 	}
+	d.add(c)
 }
 
-// driver says whether layers lie in overlays. It may do so for some containers
+// ask makes the engine of one runtime and asks what it is. controller is the cgroup
+// v1 controller by which containers are told apart; empty with v2.
+func ask(ctx context.Context, env *env, flags runtimeFlags) (info resolver.EngineInfo, controller string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
+	defer cancel()
+	runtime, err := env.newRuntime(ctx, runtimeChoice{runtimeFlags: flags, getenv: env.getenv}, newLogger(io.Discard, "error", logJSON, false))
+	if err != nil {
+		return info, "", err
+	}
+	defer runtime.Close()
+	infos, err := runtime.Info(ctx)
+	if err != nil {
+		return info, "", err
+	}
+	return infos[0], runtime.CgroupController(), nil
+}
+
+// others looks for the other runtimes and reports whether there is one. None of
+// them has to be there.
+func (d *diagnosis) others(ctx context.Context, env *env) bool {
+	found := false
+	for _, name := range []string{resolver.RuntimeContainerd, resolver.RuntimePodman} {
+		info, _, err := ask(ctx, env, runtimeFlags{name: name})
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			d.add(check{Area: areaOthers, Name: name, OK: true, Detail: "not here"})
+		case err != nil:
+			f := failureOf(runtimeFailure(err, "", ""))
+			d.add(check{Area: areaOthers, Name: name, Detail: f.Error(), Hint: "systemctl status " + name})
+		default:
+			found = found || info.Containers > 0
+			detail := fmt.Sprintf("%d containers at %s", info.Containers, strings.TrimPrefix(info.Host, "unix://"))
+			if info.Version != "" {
+				detail = "version " + info.Version + ", " + detail
+			}
+			d.add(check{Area: areaOthers, Name: name, OK: true, Detail: detail})
+		}
+	}
+	return found
+}
+
+// driver says whether layers are where they can be watched. It may do so for some containers
 // and not for others, after a change of drivers, so it hinders nothing.
 func (d *diagnosis) driver(name string) {
 	c := check{Area: areaDocker, Name: "storage driver", OK: true, Detail: name}
 	switch name {
 	case "overlay2", "overlayfs", "overlay":
-	case "vfs", "btrfs", "zfs", "devicemapper", "aufs", "native", "fuse-overlayfs":
+	case "vfs", "btrfs":
+		c.Detail = name + ": each layer has its image in it, and counts as a whole"
+	case "zfs", "devicemapper", "aufs", "native", "fuse-overlayfs":
 		c.OK = false
-		c.Detail = name + " is not supported yet: it keeps layers in no overlay"
+		c.Detail = name + " is not supported yet: its layers are neither overlays nor directories that containers write themselves"
 		c.Hint = `set "storage-driver": "overlay2" in /etc/docker/daemon.json, then: sudo systemctl restart docker`
 	}
 	d.add(c)
@@ -201,8 +257,8 @@ func (d *diagnosis) write(env *env, asJSON, noColor bool) error {
 	_, _, terminal := env.terminal(env.stdout)
 	paint := output.ColorAllowed(noColor, terminal, env.getenv)
 	var b strings.Builder
-	for _, area := range []string{areaKernel, areaDocker} {
-		title := map[string]string{areaKernel: "Kernel and privileges", areaDocker: "Docker"}[area]
+	for _, area := range []string{areaKernel, areaDocker, areaOthers} {
+		title := map[string]string{areaKernel: "Kernel and privileges", areaDocker: "Docker", areaOthers: "Other runtimes"}[area]
 		b.WriteString(title + "\n")
 		for _, c := range d.Checks {
 			if c.Area == area {

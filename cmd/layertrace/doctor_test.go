@@ -1,12 +1,17 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/rs/zerolog"
+
+	"github.com/layertrace/layertrace/cmd/layertrace/internal/sessiontest"
+	"github.com/layertrace/layertrace/resolver"
 	"github.com/layertrace/layertrace/tracer"
 )
 
@@ -40,9 +45,31 @@ func TestDoctor(t *testing.T) {
 			stderr: []string{"layertrace: kernel: attach hooks: attaching: the kernel does not support it"},
 		},
 		{
+			name: "in a container", code: exitKernel,
+			set: func(w *world) { w.view = &resolver.ViewError{Missing: "--privileged", Cause: "it may not"} },
+			stderr: []string{"layertrace: kernel: view of the host: it cannot be seen without --privileged: it may not",
+				"hint: docker run --rm -it --privileged --pid=host --cgroupns=host -v /var/run/docker.sock:/var/run/docker.sock layertrace doctor"},
+			stdout: []string{"  ✗ view of the host   it cannot be seen without --privileged: it may not"},
+		},
+		{
 			name: "docker", code: exitRuntime, set: func(w *world) { w.containers.Err = unreachable(syscall.ECONNREFUSED) },
 			stderr: []string{"layertrace: docker: daemon: cannot be reached: no daemon listens at /var/run/docker.sock", "hint: sudo systemctl start docker"},
 			stdout: []string{"  ✗ daemon             cannot be reached: no daemon listens at /var/run/docker.sock", "      hint: sudo systemctl start docker"},
+		},
+		{
+			name: "podman, no docker", code: exitDone,
+			set: func(w *world) {
+				other, docker := sessiontest.NewContainers(sessiontest.NewContainer(w.T, "api", nil)), w.env.newRuntime
+				w.containers.Err = unreachable(syscall.ENOENT)
+				w.env.newRuntime = func(ctx context.Context, choice runtimeChoice, log zerolog.Logger) (containerRuntime, error) {
+					if choice.name == resolver.RuntimePodman {
+						return other, nil
+					}
+					return docker(ctx, choice, log)
+				}
+			},
+			stdout: []string{"  ! daemon             cannot be reached: there is no socket /var/run/docker.sock", "  ✓ containerd         not here",
+				"  ✓ podman             version 29.0.0, 1 containers at"},
 		},
 		{
 			name: "both", code: exitKernel,

@@ -32,31 +32,32 @@ type env struct {
 	// startTime returns a conversion from nanoseconds since boot.
 	startTime func() (func(startNS uint64) time.Time, error)
 
+	// hostRoot fails where we do not see the host; see resolver.HostRoot.
+	hostRoot  func() (string, error)
 	newKernel func(tracer.Config) (kernel, error)
 	checks    func() []tracer.Check
 	// plannedHooks are those that newKernel would attach, without covered paths.
 	plannedHooks func() ([]tracer.Hook, error)
 	loadModule   func(ctx context.Context, name string) error
-	// newRuntime does not connect; it fails if host is no address.
-	newRuntime func(host string, log zerolog.Logger) (containerRuntime, error)
+	// newRuntime need not connect; it fails if what was chosen cannot be.
+	newRuntime func(ctx context.Context, choice runtimeChoice, log zerolog.Logger) (containerRuntime, error)
 }
 
 // kernel is what the commands need of *tracer.Tracer.
 type kernel interface {
 	session.Kernel
-	Hooks() []tracer.Hook
-	Coverage() []string
 	Close() error
 }
 
-// containerRuntime is what the commands need of *resolver.Resolver and its
-// engine.
+// containerRuntime is what the commands need of *runtimes.
 type containerRuntime interface {
 	session.Containers
 	Find(ctx context.Context, ref string) (resolver.Container, error)
 	List(ctx context.Context) ([]resolver.Container, error)
 	Names(ctx context.Context) ([]resolver.Listed, error)
-	Info(ctx context.Context) (resolver.EngineInfo, error)
+	HostPath(m resolver.Mount) string
+	Info(ctx context.Context) ([]resolver.EngineInfo, error)
+	CgroupController() string
 	Close() error
 }
 
@@ -79,11 +80,12 @@ func systemEnv() *env {
 		hostname:      hostname,
 		kernelRelease: kernelRelease,
 		startTime:     bootTime,
+		hostRoot:      hostRoot,
 		newKernel:     newTracer,
 		checks:        tracer.Checks,
 		plannedHooks:  func() ([]tracer.Hook, error) { return tracer.PlannedHooks(false) },
 		loadModule:    modprobe,
-		newRuntime:    newDocker,
+		newRuntime:    newRuntimes,
 	}
 }
 
@@ -128,36 +130,4 @@ func newTracer(cfg tracer.Config) (kernel, error) {
 	return t, nil
 }
 
-// docker is a resolver together with the engine that it asks.
-type docker struct {
-	*resolver.Resolver
-	engine resolver.Engine
-}
-
-func newDocker(host string, log zerolog.Logger) (containerRuntime, error) {
-	engine, err := resolver.NewDocker(host)
-	if err != nil {
-		return nil, err
-	}
-	r, err := resolver.New(resolver.Config{Log: log.With().Str("component", "resolver").Logger(), Engine: engine})
-	if err != nil {
-		_ = engine.Close()
-		return nil, err
-	}
-	return &docker{Resolver: r, engine: engine}, nil
-}
-
-// Info asks the engine what it is.
-func (d *docker) Info(ctx context.Context) (resolver.EngineInfo, error) { return d.engine.Info(ctx) }
-
-// Names lists the containers without asking for any details.
-func (d *docker) Names(ctx context.Context) ([]resolver.Listed, error) { return d.engine.List(ctx) }
-
-// Close frees resolver and engine.
-func (d *docker) Close() error {
-	err := d.Resolver.Close()
-	if engineErr := d.engine.Close(); err == nil {
-		err = engineErr
-	}
-	return err
-}
+func hostRoot() (string, error) { return resolver.HostRoot("/proc") }

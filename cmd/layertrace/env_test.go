@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -50,9 +51,11 @@ type world struct {
 	stdout, stderr *buffer
 	vars           map[string]string
 	kernel         *sessiontest.Kernel
+	cfg            tracer.Config // of the last call of newKernel
 	containers     *sessiontest.Containers
 	kernelErrs     []error // of the next calls of newKernel
 	modules        []string
+	view           error    // of looking at the host
 	hosts          []string // that were asked for
 
 	mu       sync.Mutex
@@ -84,6 +87,7 @@ func newWorld(t *testing.T, list ...resolver.Container) *world {
 		startTime: func() (func(uint64) time.Time, error) {
 			return func(uint64) time.Time { return time.Unix(0, 0) }, nil
 		},
+		hostRoot:     func() (string, error) { return "", w.view },
 		newKernel:    w.newKernel,
 		checks:       func() []tracer.Check { return []tracer.Check{{Name: "BTF", OK: true, Required: true, Detail: "there"}} },
 		plannedHooks: func() ([]tracer.Hook, error) { return w.kernel.Hooks(), nil },
@@ -91,15 +95,20 @@ func newWorld(t *testing.T, list ...resolver.Container) *world {
 			w.modules = append(w.modules, name)
 			return nil
 		},
-		newRuntime: func(host string, _ zerolog.Logger) (containerRuntime, error) {
-			w.hosts = append(w.hosts, host)
+		newRuntime: func(_ context.Context, choice runtimeChoice, _ zerolog.Logger) (containerRuntime, error) {
+			switch choice.name {
+			case resolver.RuntimeContainerd, resolver.RuntimePodman:
+				return nil, &resolver.RuntimeError{Runtime: choice.name, Err: fs.ErrNotExist}
+			}
+			w.hosts = append(w.hosts, choice.dockerHost)
 			return w.containers, nil
 		},
 	}
 	return w
 }
 
-func (w *world) newKernel(tracer.Config) (kernel, error) {
+func (w *world) newKernel(cfg tracer.Config) (kernel, error) {
+	w.cfg = cfg
 	if len(w.kernelErrs) > 0 {
 		err := w.kernelErrs[0]
 		w.kernelErrs = w.kernelErrs[1:]

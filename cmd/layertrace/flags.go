@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -78,19 +80,32 @@ func (d *span) Set(s string) error {
 	return &hinted{errors.New("too short"), fmt.Sprintf("at least %s", d.least)}
 }
 
-// count is a flag that takes a number from 0 on.
-type count struct{ value *int }
+// count is a flag that takes a number within bounds, of which the upper one may be
+// math.MaxInt for none.
+type count struct {
+	value       *int
+	least, most int
+}
+
+func newCount(p *int, value, least, most int) *count {
+	*p = value
+	return &count{value: p, least: least, most: most}
+}
 
 func (n *count) String() string { return strconv.Itoa(*n.value) }
 func (*count) Type() string     { return "number" }
 
 func (n *count) Set(s string) error {
 	v, err := strconv.Atoi(s)
-	if err != nil || v < 0 {
-		return &hinted{errors.New("no number of that kind"), "0, 1, 2 …"}
+	if err == nil && v >= n.least && v <= n.most {
+		*n.value = v
+		return nil
 	}
-	*n.value = v
-	return nil
+	hint := fmt.Sprintf("%d to %d", n.least, n.most)
+	if n.most == math.MaxInt {
+		hint = fmt.Sprintf("%d, %d, %d …", n.least, n.least+1, n.least+2)
+	}
+	return &hinted{errors.New("no number of that kind"), hint}
 }
 
 // size is a flag that takes a number of bytes.
@@ -154,6 +169,35 @@ func (g *globs) Set(s string) error {
 		return &hinted{errors.New("no pattern"), `patterns are like '/var/log/**', '*.log' or '/srv/{a,b}/*'; quote them from the shell`}
 	}
 	*g.value = append(*g.value, s)
+	return nil
+}
+
+// pids is a repeatable flag that takes process numbers.
+type pids struct{ value *[]int }
+
+func (p *pids) String() string { return strings.Trim(fmt.Sprint(*p.value), "[]") }
+func (*pids) Type() string     { return "pid" }
+
+func (p *pids) Set(s string) error {
+	v, err := strconv.Atoi(s)
+	if err != nil || v <= 0 {
+		return &hinted{errors.New("no number of a process"), "pgrep -f COMMAND"}
+	}
+	*p.value = append(*p.value, v)
+	return nil
+}
+
+// cgroups is a repeatable flag that takes paths of control groups.
+type cgroups struct{ value *[]string }
+
+func (c *cgroups) String() string { return strings.Join(*c.value, ",") }
+func (*cgroups) Type() string     { return "path" }
+
+func (c *cgroups) Set(s string) error {
+	if !strings.HasPrefix(s, "/") || slices.Contains(strings.Split(s, "/"), "..") {
+		return &hinted{errors.New("no path of a control group"), "such as /system.slice/my.service, or below /sys/fs/cgroup; cat /proc/PID/cgroup tells it"}
+	}
+	*c.value = append(*c.value, path.Clean(s))
 	return nil
 }
 

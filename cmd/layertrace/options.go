@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"net/url"
 	"slices"
 	"strings"
@@ -9,7 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/layertrace/layertrace/internal/output"
-	"github.com/layertrace/layertrace/internal/record"
+	"github.com/layertrace/layertrace/resolver"
 )
 
 // Values of --output.
@@ -51,38 +52,56 @@ type watchFlags struct {
 	group         string
 	depth         int
 	minGrowth     int64
-	dockerHost    string
+	runtime       runtimeFlags
 	limitGrowth   *int64
 	limitRate     *int64
+	maxFiles      int
 }
 
-// shortestInterval keeps the work of an interval small beside the interval.
-const shortestInterval = 10 * time.Millisecond
+const (
+	// shortestInterval keeps the work of an interval small beside the interval.
+	shortestInterval = 10 * time.Millisecond
+	// Fewer files than fewestFiles would save no memory to speak of; the kernel
+	// makes no table for more than mostFiles.
+	fewestFiles  = 1 << 10
+	mostFiles    = 1 << 27
+	defaultFiles = 1 << 20
+)
 
 func (w *watchFlags) register(f *pflag.FlagSet) {
 	f.VarP(newChoice(&w.output, outputAuto, outputAuto, outputLive, outputTable, outputNDJSON), "output", "o", "form of the output; auto is live on a terminal, ndjson otherwise")
 	f.VarP(newSpan(&w.interval, time.Second, shortestInterval, false), "interval", "i", "how often growth is reported")
 	f.VarP(newSpan(&w.duration, 0, time.Millisecond, true), "duration", "d", "end after this time; 0 is never")
 	f.BoolVar(&w.all, "all", false, "watch every container of the host, those started later included")
-	f.BoolVar(&w.wait, "wait", false, "wait for containers that do not exist yet, and go on when all are removed")
+	f.BoolVar(&w.wait, "wait", false, "wait for containers that do not exist yet, or for the runtime, and go on when all are removed")
 	f.BoolVar(&w.includeMounts, "include-mounts", false, "report covered paths too (volumes, binds, tmpfs …), with their class")
 	f.Var(&globs{&w.path}, "path", "report only paths that match, repeatable")
 	f.Var(&globs{&w.exclude}, "exclude", "leave out paths that match, repeatable")
 	f.Var(newChoice(&w.group, "", string(output.GroupProcess), string(output.GroupPath), string(output.GroupDir)), "group", "what a row stands for, in live and table output")
-	f.Var(&count{&w.depth}, "depth", "directory levels that rows tell apart, in live and table output; 0 is all")
+	f.Var(newCount(&w.depth, 0, 0, math.MaxInt), "depth", "directory levels that rows tell apart, in live and table output; 0 is all")
 	f.Var(&size{&w.minGrowth}, "min-growth", "leave out what grew less in an interval")
-	f.StringVar(&w.dockerHost, "docker-host", "", "address of the Docker daemon (default $DOCKER_HOST, then the standard socket)")
+	w.runtime.register(f)
+	f.Var(&pids{&w.runtime.pids}, "pid", "watch this process and all others on the same root, instead of a container; repeatable")
+	f.Var(&cgroups{&w.runtime.cgroups}, "cgroup", "watch the processes of this control group, instead of a container; repeatable")
 	f.Var(&limit{value: &w.limitGrowth}, "limit-growth", "end with exit code 5 once a layer grew by more than this")
 	f.Var(&limit{value: &w.limitRate, rate: true}, "limit-rate", "end with exit code 5 once a layer grew faster than this")
+	f.Var(newCount(&w.maxFiles, defaultFiles, fewestFiles, mostFiles), "max-files", "room for the files and directories of all layers; takes 16 bytes of kernel memory for each, and some 170 more for each that there is")
 }
 
 // check refuses flags and arguments that contradict each other.
 func (w *watchFlags) check(f *pflag.FlagSet, args []string, terminal bool) error {
 	human := f.Changed("group") || f.Changed("depth")
+	processes := w.runtime.ofProcesses()
 	switch {
+	case processes && (w.all || len(args) > 0):
+		return usage("layertrace watch --pid PID", "watch: --pid and --cgroup stand instead of containers")
+	case processes && w.runtime.name != runtimeAuto && w.runtime.name != resolver.RuntimeNone:
+		return usage("--runtime none", "flag --runtime: no runtime is asked for --pid and --cgroup")
+	case !processes && !w.all && w.runtime.name == resolver.RuntimeNone && len(args) == 0:
+		return usage("layertrace watch --runtime none --all", "watch: neither a process nor a control group given")
 	case w.all && len(args) > 0:
 		return usage("layertrace watch "+strings.Join(args, " "), "watch: --all and the name of a container contradict each other")
-	case !w.all && len(args) == 0:
+	case !w.all && !processes && len(args) == 0:
 		return usage("layertrace watch --all", "watch: no container given")
 	case slices.Contains(args, ""):
 		return usage("docker ps -a", "watch: the name of a container cannot be empty")
@@ -93,8 +112,8 @@ func (w *watchFlags) check(f *pflag.FlagSet, args []string, terminal bool) error
 	case f.Changed("depth") && w.group == string(output.GroupProcess):
 		return usage("--group dir", "flag --depth: processes have no depth")
 	}
-	if w.dockerHost != "" {
-		return checkHost(w.dockerHost)
+	if w.runtime.dockerHost != "" {
+		return checkHost(w.runtime.dockerHost)
 	}
 	return nil
 }
@@ -143,28 +162,7 @@ func (w *watchFlags) writer(f *pflag.FlagSet, env *env, mode string, noColor boo
 		Color:  output.ColorAllowed(noColor, terminal, env.getenv),
 	}
 	if mode == outputLive {
-		return &live{Live: output.NewLive(env.stdout, options)}
+		return output.NewLive(env.stdout, options)
 	}
 	return output.NewTable(env.stdout, options)
-}
-
-// live is a live view that a run can end with a flush, as any output: the
-// summary stands below the last screen, which must not be drawn over it.
-type live struct {
-	*output.Live
-	summed bool
-}
-
-func (l *live) Write(rec record.Record) error {
-	if _, ok := rec.(*record.Summary); ok {
-		l.summed = true
-	}
-	return l.Live.Write(rec)
-}
-
-func (l *live) Flush() error {
-	if l.summed {
-		return nil
-	}
-	return l.Live.Flush()
 }

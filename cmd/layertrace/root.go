@@ -20,6 +20,7 @@ container's writable layer grow: what dies with the container and fills the host
 disk while it lives. It needs root on a Linux host.`,
 		Example: `  sudo layertrace watch my-api
   sudo layertrace watch --all --output ndjson >> growth.ndjson
+  sudo layertrace explain my-api /var/log/app.log
   sudo layertrace doctor`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -33,7 +34,7 @@ disk while it lives. It needs root on a Linux host.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return flagError(c.Flags(), err) })
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	global.register(root.PersistentFlags())
-	root.AddCommand(newWatch(env, global, line), newDoctor(env, global), newVersion(env))
+	root.AddCommand(newWatch(env, global, line), newExplain(env, global, line), newDoctor(env, global), newVersion(env))
 	root.SetHelpCommand(newHelp(root))
 	refuseUnknownShells(root, args)
 	return root

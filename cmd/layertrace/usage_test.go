@@ -12,7 +12,7 @@ func TestWrongUsage(t *testing.T) {
 		args   string
 		stderr []string
 	}{
-		{"", []string{"layertrace: no command given: one of completion, doctor, version, watch", "hint: layertrace --help"}},
+		{"", []string{"layertrace: no command given: one of completion, doctor, explain, version, watch", "hint: layertrace --help"}},
 		{"wacth", []string{"layertrace: command wacth: no such command", "hint: did you mean layertrace watch?"}},
 		{"frobnicate", []string{"layertrace: command frobnicate: no such command", "hint: layertrace --help"}},
 		{"help frobnicate", []string{"layertrace: command frobnicate: no such command", "hint: layertrace --help"}},
@@ -35,14 +35,27 @@ func TestWrongUsage(t *testing.T) {
 		{"watch api --group user", []string{`layertrace: flag --group: "user": not one of the allowed values`, "hint: allowed: process, path, dir"}},
 		{"watch api --group process --depth 2", []string{"layertrace: flag --depth: processes have no depth", "hint: --group dir"}},
 		{"watch api --depth -1", []string{`layertrace: flag --depth: "-1": no number of that kind`, "hint: 0, 1, 2 …"}},
+		{"watch api --max-files 1k", []string{`layertrace: flag --max-files: "1k": no number of that kind`, "hint: 1024 to 134217728"}},
+		{"watch api --max-files 1023", []string{`layertrace: flag --max-files: "1023": no number of that kind`, "hint: 1024 to 134217728"}},
 		{"watch api --min-growth lots", []string{`layertrace: flag --min-growth: "lots": no size`, sizeHint}},
 		{"watch api --limit-growth -1", []string{`layertrace: flag --limit-growth: "-1": no size`, sizeHint}},
 		{"watch api --limit-rate 10MiB/h", []string{`layertrace: flag --limit-rate: "10MiB/h": no size per second`, "hint: a number of bytes per second, such as 64KiB/s, 5MiB/s or 10MB/s"}},
 		{"watch api --path [a", []string{`layertrace: flag --path: "[a": no pattern`, `hint: patterns are like '/var/log/**', '*.log' or '/srv/{a,b}/*'; quote them from the shell`}},
 		{"watch api --exclude=", []string{`layertrace: flag --exclude: "": no pattern`, `hint: patterns are like '/var/log/**', '*.log' or '/srv/{a,b}/*'; quote them from the shell`}},
+		{"watch api --pid 4", []string{"layertrace: watch: --pid and --cgroup stand instead of containers", "hint: layertrace watch --pid PID"}},
+		{"watch --pid -4", []string{`layertrace: flag --pid: "-4": no number of a process`, "hint: pgrep -f COMMAND"}},
+		{"watch --pid 4 --runtime docker", []string{"layertrace: flag --runtime: no runtime is asked for --pid and --cgroup", "hint: --runtime none"}},
+		{"watch --cgroup /a/../b", []string{`layertrace: flag --cgroup: "/a/../b": no path of a control group`, "hint: such as /system.slice/my.service, or below /sys/fs/cgroup; cat /proc/PID/cgroup tells it"}},
+		{"watch --runtime none", []string{"layertrace: watch: neither a process nor a control group given", "hint: layertrace watch --runtime none --all"}},
+		{"watch api --runtime rkt", []string{`layertrace: flag --runtime: "rkt": not one of the allowed values`, "hint: allowed: auto, docker, podman, containerd, none"}},
 		{"watch api --docker-host here", []string{`layertrace: flag --docker-host: "here": no address of a Docker daemon`, "hint: such as unix:///var/run/docker.sock or tcp://127.0.0.1:2376"}},
 		{"watch api --log-format xml", []string{`layertrace: flag --log-format: "xml": not one of the allowed values`, "hint: allowed: console, json"}},
 		{"--log-level loud version", []string{`layertrace: flag --log-level: "loud": not one of the allowed values`, "hint: allowed: trace, debug, info, warn, error"}},
+		{"explain", []string{"layertrace: explain: it needs a container and a path", "hint: layertrace explain CONTAINER PATH"}},
+		{"explain api", []string{"layertrace: explain: it needs a container and a path", "hint: layertrace explain api PATH"}},
+		{"explain api /a /b", []string{`layertrace: explain: it takes one container and one path, but got "/b" as well`, "hint: layertrace explain api /a"}},
+		{"explain api /a -o ndjson", []string{`layertrace: flag --output: "ndjson": not one of the allowed values`, "hint: allowed: text, json"}},
+		{"explain api /a --docker-host here", []string{`layertrace: flag --docker-host: "here": no address of a Docker daemon`, "hint: such as unix:///var/run/docker.sock or tcp://127.0.0.1:2376"}},
 		{"watch api --all=maybe", []string{`layertrace: flag --all: "maybe": no bool`, "hint: --all takes a bool"}},
 	}
 	for _, test := range tests {
@@ -60,7 +73,7 @@ func TestWrongUsage(t *testing.T) {
 }
 
 func TestHelpEndsWithExamples(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"watch", "--help"}, {"doctor", "-h"}, {"help", "version"}} {
+	for _, args := range [][]string{{"--help"}, {"watch", "--help"}, {"explain", "--help"}, {"doctor", "-h"}, {"help", "version"}} {
 		w := newWorld(t)
 		w.expect(w.run(args...), exitDone)
 		_, examples, ok := strings.Cut(w.stdout.String(), "\nExamples:\n")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"sync"
 	"time"
 
@@ -19,6 +20,9 @@ import (
 
 // abortGrace is how long an aborted run may take to put the terminal in order.
 const abortGrace = 250 * time.Millisecond
+
+// slowAnswer is after how long it is worth a word that there is no answer yet.
+const slowAnswer = 10 * time.Second
 
 // watch is one run of the command.
 type watch struct {
@@ -38,7 +42,9 @@ func newWatch(env *env, global *globalFlags, line []string) *cobra.Command {
 		Use:   "watch [CONTAINER…]",
 		Short: "Live: which processes grow which paths of the writable layer",
 		Long: `watch shows which processes make which paths of a container's writable layer grow.
-A CONTAINER is a name, an id, or the beginning of an id that fits no other.
+A CONTAINER is a name, an id, or the beginning of an id that fits no other; in
+Kubernetes its name is NAMESPACE/POD/CONTAINER. The containers of all runtimes that
+are found count, unless --runtime names one.
 
 Sizes are binary units, 10MiB, or decimal ones, 10MB. The limits of --limit-growth
 and --limit-rate hold for each layer by itself and count what docker ps -s adds up
@@ -48,6 +54,9 @@ under overlay2, the files' apparent sizes.`,
 
   # Every container of the host, those started later included, into a log pipeline
   sudo layertrace watch --all --output ndjson >> growth.ndjson
+
+  # A build in a sandbox that no runtime made
+  sudo layertrace watch --pid "$(pgrep -n bwrap)"
 
   # By directory, two levels deep, without the noise
   sudo layertrace watch my-api --group dir --depth 2 --min-growth 1MiB
@@ -76,6 +85,10 @@ func (w *watch) run(c *cobra.Command, args []string) error {
 	if w.env.euid != 0 {
 		return fail(exitKernel, "sudo "+shellLine(w.line), "watch: only root may look into the kernel")
 	}
+	if _, err := w.env.hostRoot(); err != nil {
+		return viewFailure(err, w.line)
+	}
+	spareMemory()
 	_, _, errTerminal := w.env.terminal(w.env.stderr)
 	w.log = newLogger(w.env.stderr, w.global.logLevel, w.global.logFormat,
 		output.ColorAllowed(w.global.noColor, errTerminal, w.env.getenv))
@@ -86,7 +99,7 @@ func (w *watch) run(c *cobra.Command, args []string) error {
 
 	ctx, abort := context.WithCancelCause(c.Context())
 	starting, started := context.WithCancel(ctx)
-	stop := make(chan string, 2)
+	stop := make(chan string, 3)
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	defer abort(nil)
@@ -132,15 +145,18 @@ func (w *watch) abortable(ctx context.Context, f func() error) error {
 
 // watch sets up kernel side, runtime and output, in the order in which they are
 // needed, and runs the session. starting ends with the first signal.
-func (w *watch) watch(ctx, starting context.Context, stop <-chan string, args []string) error {
+func (w *watch) watch(ctx, starting context.Context, stop chan string, args []string) error {
 	var err error
-	if w.runtime, err = w.env.newRuntime(w.flags.dockerHost, w.log); err != nil {
+	choice := runtimeChoice{runtimeFlags: w.flags.runtime, getenv: w.env.getenv}
+	choice.ended = func() { tell(stop, record.EndedContainersGone) }
+	if w.runtime, err = w.env.newRuntime(starting, choice, w.log); err != nil {
 		return w.runtimeFailure(err)
 	}
 	defer w.runtime.Close()
 	selection, err := w.find(starting, args)
-	if err != nil {
-		return err
+	wait := w.flags.wait && mayCome(err)
+	if err != nil && !wait {
+		return w.findFailure(err)
 	}
 
 	k, err := w.openKernel(starting)
@@ -148,6 +164,12 @@ func (w *watch) watch(ctx, starting context.Context, stop <-chan string, args []
 		return err
 	}
 	defer k.Close()
+	returnMemory()
+	if wait {
+		if selection, err = w.findLater(starting, args); err != nil {
+			return w.findFailure(err)
+		}
+	}
 	startTime, err := w.env.startTime()
 	if err != nil {
 		return err
@@ -167,9 +189,13 @@ func (w *watch) watch(ctx, starting context.Context, stop <-chan string, args []
 // find looks the containers up, so that what cannot work fails before anything
 // is attached.
 func (w *watch) find(ctx context.Context, refs []string) (resolver.Selection, error) {
+	defer w.sayIfSlow()()
+	if w.flags.runtime.ofProcesses() {
+		return resolver.Selection{All: true}, w.checkProcesses(ctx)
+	}
 	if w.flags.all {
 		_, err := w.runtime.Names(ctx)
-		return resolver.Selection{All: true}, w.runtimeFailure(err)
+		return resolver.Selection{All: true}, err
 	}
 	var sel resolver.Selection
 	for _, ref := range refs {
@@ -180,7 +206,7 @@ func (w *watch) find(ctx context.Context, refs []string) (resolver.Selection, er
 			sel.Refs = append(sel.Refs, ref)
 			continue
 		case err != nil:
-			return sel, w.runtimeFailure(err)
+			return sel, err
 		}
 		if err := session.Watchable(&c); err != nil {
 			return sel, w.sessionFailure(err)
@@ -194,12 +220,84 @@ func (w *watch) find(ctx context.Context, refs []string) (resolver.Selection, er
 	return sel, nil
 }
 
+// sayIfSlow says so if done is not called soon.
+func (w *watch) sayIfSlow() (done func()) {
+	answered, said := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(said)
+		select {
+		case <-w.env.clock.After(slowAnswer):
+			w.log.Warn().Msg("container runtime takes long to answer")
+		case <-answered:
+		}
+	}()
+	return func() {
+		close(answered)
+		<-said
+	}
+}
+
+// findLater looks the containers up once the runtime can be reached.
+func (w *watch) findLater(ctx context.Context, refs []string) (resolver.Selection, error) {
+	const longest = 2 * time.Second
+	said := false
+	for pause := longest / 16; ; pause = min(2*pause, longest) {
+		sel, err := w.find(ctx, refs)
+		switch {
+		case !mayCome(err):
+			if said && err == nil {
+				w.log.Warn().Msg("container runtime is there")
+			}
+			return sel, err
+		case !said:
+			said = true
+			w.log.Warn().Err(err).Msg("container runtime unreachable, waiting for it")
+		}
+		select {
+		case <-w.env.clock.After(pause):
+		case <-ctx.Done():
+			return sel, ctx.Err()
+		}
+	}
+}
+
+// mayCome tells whether an error means that there is no runtime, but may be one
+// later.
+func mayCome(err error) bool {
+	return errors.Is(err, resolver.ErrUnreachable) && !errors.Is(err, fs.ErrPermission)
+}
+
+// findFailure explains an error of find. Nil stays nil.
+func (w *watch) findFailure(err error) error {
+	var f *failure
+	if errors.As(err, &f) {
+		return err
+	}
+	return w.runtimeFailure(err)
+}
+
+// checkProcesses makes sure that what --pid and --cgroup name can be watched.
+func (w *watch) checkProcesses(ctx context.Context) error {
+	found, err := w.runtime.List(ctx)
+	if err != nil {
+		return w.runtimeFailure(err)
+	}
+	for i := range found {
+		if err := session.Watchable(&found[i]); err != nil {
+			return w.sessionFailure(err)
+		}
+	}
+	return nil
+}
+
 // openKernel loads and attaches the kernel side. The overlay module may not be
 // loaded before the first container runs, so it is loaded if need be.
 func (w *watch) openKernel(ctx context.Context) (kernel, error) {
 	cfg := tracer.Config{
-		Log:            w.log.With().Str("component", "tracer").Logger(),
-		IncludeCovered: w.flags.includeMounts,
+		Log:              w.log.With().Str("component", "tracer").Logger(),
+		IncludeCovered:   w.flags.includeMounts,
+		CgroupController: w.runtime.CgroupController(),
+		MaxFiles:         uint32(w.flags.maxFiles),
 	}
 	k, err := w.env.newKernel(cfg)
 	if errors.Is(err, tracer.ErrNoOverlay) {
@@ -232,11 +330,10 @@ func (w *watch) sessionConfig(k kernel, out output.Writer, sel resolver.Selectio
 			Host:    w.env.hostname(),
 			Kernel:  w.env.kernelRelease(),
 			Command: w.line,
-			Hooks:   recordHooks(k.Hooks()),
 		},
-		Partial:        k.Coverage(),
 		Select:         sel,
-		Keep:           w.flags.all || w.flags.wait,
+		Keep:           w.flags.all || w.flags.wait || len(w.flags.runtime.cgroups) > 0,
+		RoomHint:       w.roomHint(),
 		Interval:       w.flags.interval,
 		Duration:       w.flags.duration,
 		Limits:         session.Limits{Growth: w.flags.limitGrowth, Rate: w.flags.limitRate},
@@ -245,12 +342,4 @@ func (w *watch) sessionConfig(k kernel, out output.Writer, sel resolver.Selectio
 		Exclude:        w.flags.exclude,
 		MinGrowth:      w.flags.minGrowth,
 	}
-}
-
-func recordHooks(hooks []tracer.Hook) []record.Hook {
-	list := make([]record.Hook, 0, len(hooks))
-	for _, h := range hooks {
-		list = append(list, record.Hook{Name: h.Name, Kind: h.Kind, Target: h.Target})
-	}
-	return list
 }

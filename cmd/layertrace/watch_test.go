@@ -30,7 +30,9 @@ func TestWatchCannotStart(t *testing.T) {
 	twin := api
 	twin.ID, twin.Name = api.ID[:63]+"1", "twin"
 	box := api
-	box.ID, box.Name, box.Driver, box.LayerErr = sessiontest.ID("b0"), "box", "vfs", resolver.ErrNoUpperDir
+	box.ID, box.Name, box.Driver, box.LayerErr = sessiontest.ID("b0"), "box", "zfs", resolver.ErrNoUpperDir
+	dir := box
+	dir.ID, dir.Name, dir.Driver = sessiontest.ID("d0"), "dir", resolver.DriverRootfs
 
 	const doctor = "hint: sudo layertrace doctor"
 	tests := []struct {
@@ -72,13 +74,13 @@ func TestWatchCannotStart(t *testing.T) {
 			stderr: []string{"layertrace: docker: cannot be reached: no permission to use /x", "hint: sudo layertrace watch api --docker-host unix:///x"},
 		},
 		{
-			name: "no answer", args: []string{"--wait", "api"}, set: func(w *world) { w.containers.Err = unreachable(context.DeadlineExceeded) }, code: exitRuntime,
+			name: "no answer", args: []string{"api"}, set: func(w *world) { w.containers.Err = unreachable(context.DeadlineExceeded) }, code: exitRuntime,
 			stderr: []string{"layertrace: docker: the daemon at /var/run/docker.sock does not answer", "hint: systemctl status docker"},
 		},
 		{
 			name: "bad DOCKER_HOST", args: []string{"api"}, code: exitRuntime,
 			set: func(w *world) {
-				w.env.newRuntime = func(string, zerolog.Logger) (containerRuntime, error) {
+				w.env.newRuntime = func(context.Context, runtimeChoice, zerolog.Logger) (containerRuntime, error) {
 					return nil, errors.New("unable to parse docker host `x`")
 				}
 			},
@@ -86,7 +88,17 @@ func TestWatchCannotStart(t *testing.T) {
 		},
 		{
 			name: "storage driver", args: []string{"box"}, code: exitFailed,
-			stderr: []string{"layertrace: watch: the storage driver vfs of container box is not supported yet", "hint: docker info --format '{{.Driver}}' should say overlay2 or overlayfs"},
+			stderr: []string{"layertrace: watch: the storage driver zfs of container box is not supported yet", "hint: docker info --format '{{.Driver}}' should say overlay2, overlayfs, vfs or btrfs"},
+		},
+		{
+			name: "no layer", args: []string{"dir"}, code: exitFailed,
+			stderr: []string{"layertrace: watch: container dir has no writable layer, it runs in a directory of the host", "hint: podman run --rootfs DIR:O puts a layer above it"},
+		},
+		{
+			name: "in a container without the host's processes", args: []string{"api"}, code: exitKernel,
+			set: func(w *world) { w.view = &resolver.ViewError{Missing: "--pid=host", Cause: "it is alone"} },
+			stderr: []string{"layertrace: host: it cannot be seen without --pid=host: it is alone",
+				"hint: docker run --rm -it --privileged --pid=host --cgroupns=host -v /var/run/docker.sock:/var/run/docker.sock layertrace watch api"},
 		},
 		{
 			name: "no BTF", args: []string{"api"}, set: func(w *world) { w.kernelErrs = []error{tracer.ErrNoBTF} }, code: exitKernel,
@@ -110,7 +122,7 @@ func TestWatchCannotStart(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			w := newWorld(t, api, twin, box)
+			w := newWorld(t, api, twin, box, dir)
 			if test.set != nil {
 				test.set(w)
 			}
@@ -194,6 +206,49 @@ func TestWaitForAContainer(t *testing.T) {
 	})
 }
 
+func TestWaitForTheRuntime(t *testing.T) {
+	for _, args := range [][]string{{"--all"}, {"api"}} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, sessiontest.NewContainer(t, "api", nil))
+			w.containers.Err = unreachable(syscall.ECONNREFUSED)
+			w.start(append([]string{"watch", "--wait"}, args...)...)
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if len(w.records()) != 0 || strings.Count(w.stderr.String(), "\n") != 1 {
+				t.Errorf("records %v, stderr:\n%s", w.records(), w.stderr.String())
+			}
+			w.containers.Fail(nil)
+			time.Sleep(3 * time.Second)
+			synctest.Wait()
+			if all := w.records(); len(all) < 2 || all[1]["event"] != "found" {
+				t.Errorf("once the runtime is there: %v", all)
+			}
+			w.signal(syscall.SIGINT)
+			if code, log := w.exit(), w.stderr.String(); code != exitDone || strings.Count(log, "\n") != 2 {
+				t.Errorf("exit code %d, stderr:\n%s", code, log)
+			}
+		})
+	}
+	t.Run("stopped", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.containers.Err = unreachable(syscall.ENOENT)
+			w.start("watch", "--wait", "api")
+			w.signal(syscall.SIGINT)
+			if code := w.exit(); code != exitDone || !w.kernel.Closed() {
+				t.Errorf("exit code %d, the kernel side is closed: %v", code, w.kernel.Closed())
+			}
+		})
+	})
+	t.Run("not allowed", func(t *testing.T) {
+		w := newWorld(t)
+		w.containers.Err = unreachable(syscall.EACCES)
+		if code := w.run("watch", "--wait", "api"); code != exitRuntime {
+			t.Errorf("exit code %d", code)
+		}
+	})
+}
+
 func TestSelectionFollowsNamesButNotPrefixes(t *testing.T) {
 	api := sessiontest.NewContainer(t, "api", nil)
 	w := newWorld(t, api)
@@ -269,12 +324,19 @@ func TestHangup(t *testing.T) {
 func TestSignalWhileStarting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.env.newRuntime = func(string, zerolog.Logger) (containerRuntime, error) {
+		w.env.newRuntime = func(context.Context, runtimeChoice, zerolog.Logger) (containerRuntime, error) {
 			return slowRuntime{w.containers}, nil
 		}
 		w.start("watch", "api")
+		time.Sleep(slowAnswer)
+		synctest.Wait()
+		if !strings.Contains(w.stderr.String(), "takes long") {
+			t.Errorf("stderr:\n%s", w.stderr.String())
+		}
 		w.signal(syscall.SIGINT)
-		w.expect(w.exit(), exitDone)
+		if code := w.exit(); code != exitDone || strings.Count(w.stderr.String(), "\n") != 1 {
+			t.Errorf("exit code %d, stderr:\n%s", code, w.stderr.String())
+		}
 	})
 }
 
@@ -419,4 +481,47 @@ func TestContainerNamesAreCompleted(t *testing.T) {
 			t.Errorf("%q: exit code %d, got %q, want %q", test.args, code, w.stdout, test.want)
 		}
 	}
+}
+
+// A ledger that is too small for one of the containers.
+func TestNoRoom(t *testing.T) {
+	big := sessiontest.NewContainer(t, "big", map[string]int{"a": 1, "b": 2, "c": 3})
+	t.Run("for the only one", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, big)
+			w.kernel.MaxFiles = 3
+			w.expect(w.run("watch", "--max-files=2000", "big"), exitFailed,
+				"layertrace: watch: taking the baseline of big: the table of files is full",
+				"hint: sudo layertrace watch --max-files 8000 big")
+			if w.cfg.MaxFiles != 2000 {
+				t.Errorf("the kernel side was given room for %d files", w.cfg.MaxFiles)
+			}
+		})
+	})
+	t.Run("for one of all", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, big, sessiontest.NewContainer(t, "api", nil))
+			w.kernel.MaxFiles = 3
+			w.start("watch", "--all", "--log-format", "json")
+			w.signal(syscall.SIGINT)
+			code := w.exit()
+			warning := w.stderr.String()
+			if code != exitDone || strings.Count(warning, "\n") != 1 || !strings.Contains(warning, `"container":"big"`) ||
+				!strings.Contains(warning, `"hint":"sudo layertrace watch --max-files 4194304 --all --log-format json"`) {
+				t.Errorf("exit code %d, stderr:\n%s", code, warning)
+			}
+			if w.cfg.MaxFiles != 1<<20 {
+				t.Errorf("the kernel side was given room for %d files", w.cfg.MaxFiles)
+			}
+		})
+	})
+	t.Run("no more to be had", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, big)
+			w.kernel.MaxFiles = 3
+			w.expect(w.run("watch", "big", "--max-files", "134217728"), exitFailed,
+				"layertrace: watch: taking the baseline of big: the table of files is full",
+				"hint: watch fewer containers at a time")
+		})
+	})
 }

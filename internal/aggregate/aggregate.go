@@ -8,6 +8,8 @@
 //
 //	AddLayer → Seed…, Apply… in any order → SeedDone → Apply, Flush … → Removed or Final
 //
+// or, if no baseline can be taken, AddLayer → Seed…, Apply… → Forget or LeaveOut.
+//
 // Its one invariant is checked by its tests against random histories: for each
 // layer, the growth records' sums of size and disk plus the filtered growth of
 // the layer record are the layer's size and allocated bytes minus its baseline,
@@ -66,10 +68,6 @@ type Config struct {
 	// Whatever these three drop is summed in the layer record's
 	// filtered_size_growth and filtered_disk_growth.
 	MinGrowth int64
-	// TeardownGrace is how long deletions from outside of an unmounted layer are
-	// held back, since they are how a runtime removes a container, and should
-	// then not be taken for growth. Default 5s.
-	TeardownGrace time.Duration
 
 	Actors Actors // required
 	Mounts Mounts // required with IncludeCovered
@@ -93,6 +91,9 @@ type Baseline struct {
 	// Size is st_size, ignored for directories; Disk is st_blocks*512. Both are
 	// what the file's Deltas are relative to. They count once per inode.
 	Size, Disk int64
+	// Gone is for an inode that was deleted before it could be measured. It is no
+	// part of the baseline, but this is the name that it had.
+	Gone bool
 }
 
 // Found is an inode that an audit of the disk found.
@@ -126,10 +127,9 @@ type Aggregator struct {
 	filter filter
 	procs  procs
 	layers map[event.LayerID]*layer
-	used   map[event.LayerID]struct{} // ids of removed layers
-	order  []*layer                   // by container name and id
-	losses []lossCount                // not yet returned
-	totals []record.LossTotal         // of the whole run
+	order  []*layer           // by container name and id
+	losses []lossCount        // not yet returned
+	totals []record.LossTotal // of the whole run
 	causes map[event.Causes][]string
 	done   doneList
 }
@@ -151,9 +151,6 @@ func New(cfg Config) (*Aggregator, error) {
 	if cfg.IncludeCovered && cfg.Mounts == nil {
 		return nil, errors.New("aggregate: covered paths need Mounts")
 	}
-	if cfg.TeardownGrace == 0 {
-		cfg.TeardownGrace = 5 * time.Second
-	}
 	f, err := newFilter(cfg.Include, cfg.Exclude)
 	if err != nil {
 		return nil, err
@@ -163,19 +160,18 @@ func New(cfg Config) (*Aggregator, error) {
 		filter: f,
 		procs:  newProcs(cfg.Actors),
 		layers: make(map[event.LayerID]*layer),
-		used:   make(map[event.LayerID]struct{}),
 		causes: make(map[event.Causes][]string),
 	}, nil
 }
 
 // AddLayer makes a layer known, before the first Batch or Seed that concerns it.
-// Nothing is reported of it before SeedDone. An id is used once: adding it again
-// does nothing.
+// Nothing is reported of it before SeedDone. Adding an id that is in use does
+// nothing. That of a layer that is gone may be added again once no Batch can speak
+// of the old one any more.
 func (a *Aggregator) AddLayer(id event.LayerID, c record.Container) {
-	if _, ok := a.used[id]; ok || id == 0 {
+	if a.layers[id] != nil || id == 0 {
 		return
 	}
-	a.used[id] = struct{}{}
 	l := newLayer(id, c)
 	a.layers[id] = l
 	a.order = append(a.order, l)
@@ -210,6 +206,20 @@ func (a *Aggregator) SeedDone(id event.LayerID) {
 	}
 }
 
+// SeedLate is SeedDone for a layer whose container was noticed only after it had
+// begun to write. All that the scan found but the layer's own directory is growth
+// of this run then, of nobody knows whom: it returns how much.
+func (a *Aggregator) SeedLate(id event.LayerID) (size, disk int64) {
+	l := a.layers[id]
+	if l == nil {
+		return 0, 0
+	}
+	l.seedDone()
+	before := l.unattributed
+	l.disown()
+	return l.unattributed.size - before.size, l.unattributed.disk - before.disk
+}
+
 // Apply books a batch. Layers that were not added or have been removed are
 // ignored. The batch is not kept, but its strings are.
 func (a *Aggregator) Apply(b *event.Batch) {
@@ -219,35 +229,24 @@ func (a *Aggregator) Apply(b *event.Batch) {
 	for i := range b.Processes {
 		a.procs.learn(&b.Processes[i])
 	}
-	// First, because whether a layer is mounted decides about its deletions.
+	// First, because whether a layer is mounted decides what FileGone means.
 	for i := range b.Layers {
-		a.state(&b.Layers[i])
+		s := &b.Layers[i]
+		if l := a.layers[s.Layer]; l != nil {
+			l.state(s)
+		}
 	}
 	for i := range b.Files {
 		e := &b.Files[i]
-		l := a.layers[e.Layer]
-		if l == nil {
-			continue
+		if l := a.layers[e.Layer]; l != nil {
+			l.file(e, a.procs.obtain(e.Process))
 		}
-		p := a.procs.obtain(e.Process)
-		if (e.Op == event.FileUnlinked || e.Op == event.FileGone) && a.outside(l, p) {
-			l.held.files = append(l.held.files, *e)
-			continue
-		}
-		l.file(e, p)
 	}
 	for i := range b.Deltas {
 		d := &b.Deltas[i]
-		l := a.layers[d.Layer]
-		if l == nil {
-			continue
+		if l := a.layers[d.Layer]; l != nil {
+			l.delta(d, a.procs.obtain(d.Process))
 		}
-		p := a.procs.obtain(d.Process)
-		if d.Size <= 0 && d.Disk <= 0 && d.Written == 0 && d.CopyUp == 0 && a.outside(l, p) {
-			l.held.deltas = append(l.held.deltas, *d)
-			continue
-		}
-		l.delta(d, p)
 	}
 	if a.cfg.IncludeCovered {
 		for i := range b.Covered {
@@ -283,39 +282,6 @@ func reported(losses []event.Loss, id event.LayerID) bool {
 	})
 }
 
-func (a *Aggregator) state(s *event.LayerState) {
-	l := a.layers[s.Layer]
-	if l == nil {
-		return
-	}
-	l.mounted = s.Mounted
-	if l.mounted {
-		a.bookHeld(l)
-	}
-	if l.openDeleted != s.OpenDeleted {
-		l.openDeleted = s.OpenDeleted
-		l.dirty = true
-	}
-}
-
-// outside reports whether the process acts on an unmounted layer and is none of
-// its container's, as a runtime is that removes it.
-func (a *Aggregator) outside(l *layer, p procID) bool {
-	return !l.mounted && !l.held.full() && (p == 0 || a.procs.container(p) != l.meta.ID)
-}
-
-// bookHeld books what was taken for the removal of a layer that is still there.
-func (a *Aggregator) bookHeld(l *layer) {
-	held := l.held
-	l.held = teardown{}
-	for i := range held.files {
-		l.file(&held.files[i], a.procs.obtain(held.files[i].Process))
-	}
-	for i := range held.deltas {
-		l.delta(&held.deltas[i], a.procs.obtain(held.deltas[i].Process))
-	}
-}
-
 func (a *Aggregator) lose(x lossCount) {
 	i := slices.IndexFunc(a.losses, func(y lossCount) bool {
 		return y.layer == x.layer && y.reason == x.reason
@@ -326,13 +292,28 @@ func (a *Aggregator) lose(x lossCount) {
 		a.losses[i].events += x.events
 		a.losses[i].bytes += x.bytes
 	}
-	i = slices.IndexFunc(a.totals, func(t record.LossTotal) bool { return t.Reason == x.reason })
+	a.addLoss(x)
+}
+
+// addLoss adds to the sums of the whole run.
+func (a *Aggregator) addLoss(x lossCount) {
+	i := slices.IndexFunc(a.totals, func(t record.LossTotal) bool { return t.Reason == x.reason })
 	if i < 0 {
 		a.totals = append(a.totals, record.LossTotal{Reason: x.reason, Events: x.events, Bytes: x.bytes})
 		return
 	}
 	a.totals[i].Events += x.events
 	a.totals[i].Bytes += x.bytes
+}
+
+// Missed returns the loss record of a container that was gone before its layer was
+// known, so that nobody can tell what it wrote.
+func (a *Aggregator) Missed(c record.Container, now time.Time) []record.Record {
+	x := lossCount{reason: record.LossUnresolved, events: 1}
+	a.addLoss(x)
+	return []record.Record{&record.Loss{
+		Header: record.NewHeader(record.TypeLoss, now), Reason: x.reason, Events: x.events, Container: &c,
+	}}
 }
 
 // Losses returns the loss records of what was lost since the last call of
@@ -363,13 +344,6 @@ func (a *Aggregator) Losses(now time.Time) []record.Record {
 func (a *Aggregator) Flush(now time.Time) []record.Record {
 	var res []record.Record
 	for _, l := range a.order {
-		switch {
-		case l.held.empty():
-		case l.held.since.IsZero():
-			l.held.since = now
-		case l.held.full() || now.Sub(l.held.since) >= a.cfg.TeardownGrace:
-			a.bookHeld(l)
-		}
 		if l.seeded {
 			res = a.flush(res, l, now, false)
 		}
@@ -378,12 +352,11 @@ func (a *Aggregator) Flush(now time.Time) []record.Record {
 	return a.withLosses(res, now)
 }
 
-// Final is the last Flush: nothing is held back any more, and every layer gets
-// its layer record, changed or not. Reconcile before it.
+// Final is the last Flush: every layer gets its layer record, changed or not.
+// Reconcile before it.
 func (a *Aggregator) Final(now time.Time) []record.Record {
 	var res []record.Record
 	for _, l := range a.order {
-		a.bookHeld(l)
 		l.seedDone()
 		res = a.flush(res, l, now, true)
 	}
@@ -401,7 +374,7 @@ func (a *Aggregator) withLosses(res []record.Record, now time.Time) []record.Rec
 
 // endEpoch makes processes be looked at anew and forgets those long ended.
 func (a *Aggregator) endEpoch() {
-	a.procs.epoch++
+	a.procs.next()
 	a.procs.shrink(maxProcesses, func(yield func(procID)) {
 		for _, l := range a.order {
 			for i := range l.accs {
@@ -456,7 +429,6 @@ func (a *Aggregator) Removed(id event.LayerID, now time.Time) []record.Record {
 	if l == nil {
 		return nil
 	}
-	l.held = teardown{}
 	l.seedDone()
 	res := a.flush(nil, l, now, true)
 	e := a.containerEvent(l, record.ContainerRemoved, now)
@@ -468,9 +440,28 @@ func (a *Aggregator) Removed(id event.LayerID, now time.Time) []record.Record {
 	s := l.summary()
 	s.Removed = true
 	a.done.add(s)
-	delete(a.layers, id)
-	a.order = slices.DeleteFunc(a.order, func(x *layer) bool { return x == l })
+	a.Forget(id)
 	return res
+}
+
+// LeaveOut gives up a layer whose baseline does not fit the kernel side's table of
+// files: it returns the loss record that says so, and nothing else is ever
+// reported of the layer. Later batches are ignored.
+func (a *Aggregator) LeaveOut(id event.LayerID, now time.Time) []record.Record {
+	if a.layers[id] == nil {
+		return nil
+	}
+	a.lose(lossCount{layer: id, reason: string(event.LossTableFull), events: 1})
+	res := a.Losses(now)
+	a.Forget(id)
+	return res
+}
+
+// Forget ends a layer's life without a word. Later batches are ignored.
+func (a *Aggregator) Forget(id event.LayerID) {
+	delete(a.layers, id)
+	a.order = slices.DeleteFunc(a.order, func(l *layer) bool { return l.id == id })
+	a.procs.forgetLayer(id)
 }
 
 // LayerTotals returns the totals as booked so far, also of growth that is not
@@ -480,5 +471,5 @@ func (a *Aggregator) LayerTotals(id event.LayerID) (t record.Layer, ok bool) {
 	if l == nil {
 		return record.Layer{}, false
 	}
-	return l.totals(), true
+	return record.Layer{Totals: l.totals(), Files: l.files}, true
 }

@@ -26,16 +26,15 @@ func (l *layer) lifeOf(f event.FileID) nodeID {
 // Compare holds a complete walk of the layer against the books and returns what
 // differs, in the order of found, then what was not found by path, and last what
 // is booked for the layer as a whole only. Reconciled, they make the books equal
-// the walk. Compare books deletions that were held back as a removal, and
-// changes nothing else, so that differences which are just races with writers
-// can be looked at again before they go to Reconcile. An inode with several
-// names may come several times; the first counts. Whiteouts may be left out.
+// the walk. Compare changes nothing, so that differences which are just
+// races with writers can be looked at again before they go to Reconcile. An inode
+// with several names may come several times; the first counts. Whiteouts may be
+// left out.
 func (a *Aggregator) Compare(id event.LayerID, found []Found) []Diff {
 	l := a.layers[id]
 	if l == nil {
 		return nil
 	}
-	a.bookHeld(l)
 	var (
 		diffs []Diff
 		seen  = make([]uint64, l.tree.used/64+1)

@@ -101,6 +101,58 @@ func BenchmarkInterval(b *testing.B) {
 	}
 }
 
+// BenchmarkKnown is an interval in which 100 files changed, beside all those that
+// did not: what does not change must not cost anything.
+func BenchmarkKnown(b *testing.B) {
+	for _, files := range []int{1_000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("files=%d", files), func(b *testing.B) {
+			a := newTest(b)
+			seedMany(a, files)
+			var batch event.Batch
+			for i := range 100 {
+				batch.Deltas = append(batch.Deltas, delta(old(uint64(1<<32+i*(files/100))), 5, 10, 4096, event.CauseWrite))
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			for b.Loop() {
+				a.Apply(&batch)
+				a.Flush(at(2))
+			}
+		})
+	}
+}
+
+// BenchmarkPaths makes the paths of 100,000 files, ten directories deep.
+func BenchmarkPaths(b *testing.B) {
+	const files, depth = 100_000, 10
+	a := newTest(b)
+	dir := root
+	for i := range depth {
+		below := old(uint64(10 + i))
+		seedDir(a, below, dir, fmt.Sprintf("directory-%d", i))
+		dir = below
+	}
+	for i := range files {
+		seedFile(a, old(uint64(1<<32+i)), dir, fmt.Sprintf("file-%010d.data", i), 1000, 4096)
+	}
+	t := &a.layers[1].tree
+	var nodes []nodeID
+	for i := range files {
+		nodes = append(nodes, t.find(old(uint64(1<<32+i))))
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for b.Loop() {
+		ps := newPaths(t)
+		for _, id := range nodes {
+			if !ps.of(id).complete {
+				b.Fatal("a path is not known")
+			}
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/files, "ns/path")
+}
+
 // BenchmarkIdle is an interval without a change in a layer of 100,000 files.
 func BenchmarkIdle(b *testing.B) {
 	a := newTest(b)

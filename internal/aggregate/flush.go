@@ -25,12 +25,14 @@ func (a *Aggregator) flush(res []record.Record, l *layer, now time.Time, always 
 	res = a.flushCovered(res, l, now)
 	l.clearInterval()
 	if always || l.dirty || !l.announced {
-		t := l.totals()
-		t.Header = record.NewHeader(record.TypeLayer, now)
-		res = append(res, &t)
+		res = append(res, &record.Layer{
+			Header: record.NewHeader(record.TypeLayer, now),
+			Totals: l.totals(),
+			Files:  l.files,
+		})
 		l.announced, l.dirty = true, false
 	}
-	return res
+	return l.flushLog(res, now, always)
 }
 
 func (a *Aggregator) flushGrowth(res []record.Record, l *layer, now time.Time) []record.Record {
@@ -58,6 +60,12 @@ func (a *Aggregator) flushGrowth(res []record.Record, l *layer, now time.Time) [
 // was seen under a name that they were not known to have, and files that came
 // and went under one name, which become one.
 func (l *layer) settle() {
+	for id, p := range l.replaced {
+		// What the layer lost by that may have been booked in the interval before.
+		if l.tree.at(id).is(flagDeleted) {
+			l.acc(id, p).causes |= event.CauseDelete
+		}
+	}
 	for i := range l.accs {
 		x := &l.accs[i]
 		if x.node == 0 || x.extra != 0 && l.extras[x.extra-1].kind != kindFile {
@@ -72,6 +80,9 @@ func (l *layer) settle() {
 		}
 		if !n.is(flagDeleted) || !n.is(flagNamed) {
 			continue
+		}
+		if x.extra != 0 && n.flags&(flagShown|flagSeeded) != 0 {
+			continue // known by another name until now, under which its end would not be told
 		}
 		k := nameKey{kind: kindDead, origin: n.origin, parent: n.parent, proc: x.proc, name: n.name}
 		j, ok := l.named[k]
@@ -326,9 +337,9 @@ func (l *layer) coverTotal(s record.Storage, c *coveredAcc) {
 	t.WrittenBytes += c.Written
 }
 
-// totals returns the layer record without its header.
-func (l *layer) totals() record.Layer {
-	return record.Layer{
+// totals returns the layer's totals as booked so far.
+func (l *layer) totals() record.Totals {
+	return record.Totals{
 		Container:          l.meta,
 		Size:               l.base.size + l.grown.size,
 		Allocated:          l.base.disk + l.grown.disk,
@@ -341,7 +352,6 @@ func (l *layer) totals() record.Layer {
 		UnattributedSize:   l.unattributed.size,
 		UnattributedDisk:   l.unattributed.disk,
 		OpenDeletedBytes:   l.openDeleted,
-		Files:              l.files,
 		FilteredSizeGrowth: l.filtered.size,
 		FilteredDiskGrowth: l.filtered.disk,
 	}

@@ -2,7 +2,6 @@ package aggregate
 
 import (
 	"slices"
-	"time"
 
 	"github.com/layertrace/layertrace/internal/record"
 	"github.com/layertrace/layertrace/tracer/event"
@@ -105,24 +104,29 @@ type layer struct {
 	openDeleted  int64
 	files        int64
 	seeded       bool // SeedDone was called
-	// unlinked holds, until then, the names that were unlinked.
-	unlinked  map[nodeName]struct{}
-	announced bool // a layer record was returned
-	dirty     bool // totals changed since the last layer record
+	// lost holds, until then, the names that nodes lost; of those that went to
+	// others it was whoever had them, node 0.
+	lost      map[nodeName]struct{}
+	vanished  []Baseline // those that are Gone, until then
+	announced bool       // a layer record was returned
+	dirty     bool       // totals changed since the last layer record
 	accs      []acc
 	extras    []extra
 	named     map[nameKey]uint32 // index into accs
 	// whiteouts of this interval that nothing has replaced yet.
-	whiteouts     map[dirent]nameKey
+	whiteouts map[dirent]nameKey
+	// replaced are the nodes whose last names were taken by others in this
+	// interval, and who did that.
+	replaced      map[nodeID]procID
 	crowd         map[uint64]uint32 // node<<32|proc: accs beyond chainMax
 	covered       []coveredAcc
 	coveredAt     map[coveredKey]int
 	batches       uint64 // applied so far
 	graveyard     []grave
-	mounted       bool
-	held          teardown
+	mounted       bool // at the end of the last batch
 	tops          tops
 	coveredTotals map[record.Storage]*record.CoveredTotal
+	log           logState
 }
 
 // grave is a node whose inode was freed. The kernel side reads names after
@@ -133,29 +137,15 @@ type grave struct {
 	batch uint64
 }
 
-// teardown holds back what looks like a runtime deleting a layer: were it
-// booked, nothing would be left to say what was lost with the container.
-type teardown struct {
-	since  time.Time // set by the first flush that sees it
-	files  []event.FileEvent
-	deltas []event.Delta
-}
-
-// maxHeld bounds what is held back; beyond it the deletions are booked.
-const maxHeld = 1 << 20
-
-func (t *teardown) full() bool { return len(t.files)+len(t.deltas) >= maxHeld }
-
-func (t *teardown) empty() bool { return len(t.files) == 0 && len(t.deltas) == 0 }
-
 func newLayer(id event.LayerID, c record.Container) *layer {
 	return &layer{
 		id: id, meta: c, mounted: true,
 		tree:          newTree(),
 		named:         make(map[nameKey]uint32),
 		whiteouts:     make(map[dirent]nameKey),
+		replaced:      make(map[nodeID]procID),
 		crowd:         make(map[uint64]uint32),
-		unlinked:      make(map[nodeName]struct{}),
+		lost:          make(map[nodeName]struct{}),
 		coveredAt:     make(map[coveredKey]int),
 		coveredTotals: make(map[record.Storage]*record.CoveredTotal),
 		tops:          newTops(),
@@ -235,6 +225,10 @@ func (l *layer) seedNode(f event.FileID) (id nodeID, late bool) {
 }
 
 func (l *layer) seed(b *Baseline) {
+	if b.Gone {
+		l.vanished = append(l.vanished, *b)
+		return
+	}
 	id, late := l.seedNode(b.File)
 	if id == 0 {
 		return
@@ -278,13 +272,58 @@ func (l *layer) seedName(id nodeID, n *node, b *Baseline) {
 	}
 	switch {
 	case n.is(flagGone):
-	case l.wasUnlinked(id, parent, b.Name):
+	case l.hasLost(id, parent, b.Name), l.hasLost(0, parent, b.Name) && !l.tree.hasName(id, parent, b.Name):
 		// The scan came before that.
+		if !n.linked() {
+			l.tree.dropName(id, parent, b.Name)
+		}
 	case n.is(flagRenamed) && b.Links < 2:
 		// The scan came before the renaming.
 	default:
 		l.tree.addName(id, parent, b.Name)
 	}
+}
+
+// nameVanished names inodes that were deleted while the baseline was taken, of which
+// the kernel side has booked something: what replaced them by a rename is all that it
+// tells of their end.
+func (l *layer) nameVanished() {
+	for i := range l.vanished {
+		b := &l.vanished[i]
+		id, parent := l.tree.find(b.File), l.tree.find(b.Parent)
+		if id == 0 || parent == 0 || l.tree.at(id).is(flagNamed) {
+			continue
+		}
+		n := l.tree.at(id)
+		switch {
+		case n.origin != originUnknown:
+		case isDir(b.Mode):
+			n.origin = originDirectory
+		default:
+			n.origin = originAdded
+		}
+		l.tree.dropName(id, parent, b.Name)
+	}
+	l.vanished = nil
+}
+
+// disown makes growth of the baseline that nobody is known to have caused, but for
+// the layer's own directory.
+func (l *layer) disown() {
+	l.tree.each(func(id nodeID, n *node) {
+		size, disk := n.size-n.grown, n.disk-n.grownDisk
+		if id == l.tree.root || size == 0 && disk == 0 {
+			return
+		}
+		l.base.add(-size, -disk)
+		l.grown.add(size, disk)
+		l.unattributed.add(size, disk)
+		n.grown += size
+		n.grownDisk += disk
+		a := l.acc(id, 0)
+		a.size += size
+		a.disk += disk
+	})
 }
 
 // nodeName is a name of a node.
@@ -293,8 +332,8 @@ type nodeName struct {
 	dirent
 }
 
-func (l *layer) wasUnlinked(id, parent nodeID, name string) bool {
-	_, ok := l.unlinked[nodeName{id, dirent{parent, name}}]
+func (l *layer) hasLost(id, parent nodeID, name string) bool {
+	_, ok := l.lost[nodeName{id, dirent{parent, name}}]
 	return ok
 }
 
@@ -306,8 +345,9 @@ func (l *layer) seedDone() {
 	if l.seeded {
 		return
 	}
+	l.nameVanished()
 	l.tree.each(func(_ nodeID, n *node) {
-		if n.gen == 0 && n.is(flagDeleted) && !n.is(flagSeeded) {
+		if n.gen == 0 && !n.linked() && !n.is(flagSeeded) {
 			l.rebase(n, 0, 0)
 		}
 	})
@@ -317,7 +357,7 @@ func (l *layer) seedDone() {
 		}
 	}
 	l.seeded = true
-	l.unlinked = nil
+	l.lost = nil
 	l.dirty = true
 }
 
@@ -345,13 +385,22 @@ func (l *layer) count(n *node) {
 
 // --- events ---
 
+// state takes over what the kernel side says of the layer as a whole.
+func (l *layer) state(s *event.LayerState) {
+	l.mounted = s.Mounted
+	if l.openDeleted != s.OpenDeleted {
+		l.openDeleted = s.OpenDeleted
+		l.dirty = true
+	}
+}
+
 // file applies an event of the tree.
 func (l *layer) file(e *event.FileEvent, p procID) {
 	parent := l.obtain(e.Parent)
 	if parent != 0 && l.tree.at(parent).origin == originUnknown {
 		l.tree.at(parent).origin = originDirectory
 	}
-	if e.Op == event.FileWhiteout {
+	if e.Op == event.FileWhiteout && e.File.Inode == 0 {
 		k := nameKey{kind: kindWhiteout, parent: parent, proc: p, name: e.Name}
 		l.accNamed(k, 0).causes |= event.CauseDelete
 		l.whiteouts[dirent{parent, e.Name}] = k
@@ -372,16 +421,27 @@ func (l *layer) file(e *event.FileEvent, p procID) {
 	switch {
 	case isDir(e.Mode):
 		n.origin = originDirectory
+	case e.Op == event.FileWhiteout:
+		n.origin = originWhiteout
 	case e.Op == event.FileCopiedUp:
 		n.origin = originCopiedUp
 	case n.origin == originUnknown && (e.Mode != 0 || e.Op != event.FileUnlinked):
 		n.origin = originAdded
 	}
-	if !l.seeded && e.Op != event.FileUnlinked {
-		delete(l.unlinked, nodeName{id, dirent{parent, e.Name}})
+	if !l.seeded {
+		switch e.Op {
+		case event.FileUnlinked:
+			l.lost[nodeName{id, dirent{parent, e.Name}}] = struct{}{}
+		case event.FileRenamed, event.FileLinked:
+			l.lost[nodeName{0, dirent{parent, e.Name}}] = struct{}{}
+		}
+	}
+	if e.Op != event.FileUnlinked {
+		l.replace(id, parent, e.Name, p)
 	}
 	switch e.Op {
 	case event.FileCreated:
+		l.supersede(id)
 		if e.Name == "" {
 			n.flags |= flagUnresolved // there is no name to be missed
 			break
@@ -389,8 +449,13 @@ func (l *layer) file(e *event.FileEvent, p procID) {
 		l.tree.addName(id, parent, e.Name)
 		l.acc(id, p).causes |= event.CauseCreate
 	case event.FileCopiedUp:
+		l.supersede(id)
 		l.tree.addName(id, parent, e.Name)
 		l.acc(id, p).causes |= event.CauseCopyUp
+	case event.FileWhiteout:
+		l.supersede(id)
+		l.tree.addName(id, parent, e.Name)
+		l.acc(id, p).causes |= event.CauseRename
 	case event.FileLinked:
 		if !n.linked() {
 			l.tree.addName(id, parent, e.Name)
@@ -403,7 +468,6 @@ func (l *layer) file(e *event.FileEvent, p procID) {
 	case event.FileUnlinked:
 		last := l.tree.dropName(id, parent, e.Name)
 		if !l.seeded {
-			l.unlinked[nodeName{id, dirent{parent, e.Name}}] = struct{}{}
 			n.flags &^= flagDoubt // the scan had just not come across that name
 		}
 		if last || n.is(flagDoubt) {
@@ -427,6 +491,19 @@ func (l *layer) replaceWhiteout(d dirent) {
 	delete(l.named, k)
 }
 
+// replace takes the name that an event gives to a node from whoever else has it:
+// what is renamed to the name of another file replaces that, and this is all that
+// tells of it.
+func (l *layer) replace(id, parent nodeID, name string, p procID) {
+	if victim := l.tree.holder(parent, name); victim != 0 && victim != id && l.tree.dropName(victim, parent, name) {
+		l.count(l.tree.at(victim))
+		l.replaced[victim] = p
+	}
+	if l.tree.hasName(id, parent, name) { // from the scan, which came after that
+		l.tree.index(id, parent, name)
+	}
+}
+
 func (l *layer) rename(id, parent nodeID, name string, p procID) {
 	n := l.tree.at(id)
 	n.flags |= flagRenamed
@@ -434,22 +511,18 @@ func (l *layer) rename(id, parent nodeID, name string, p procID) {
 		l.acc(id, p).causes |= event.CauseRename
 		return
 	}
-	var previous filePath
-	if n.linked() {
+	if n.aliased && n.parent != parent {
 		// The event does not say which of several names was changed; one in
 		// the same directory is likelier.
-		if n.aliased && n.parent != parent {
-			for i, d := range l.tree.aliases[id] {
-				if d.parent == parent {
-					old := dirent{n.parent, n.name}
-					l.tree.setName(id, d.parent, d.name)
-					l.tree.aliases[id][i] = old
-					l.tree.ref(old.parent)
-					l.tree.unref(d.parent)
-					break
-				}
-			}
+		as := l.tree.aliases[id]
+		if i := slices.IndexFunc(as, func(d dirent) bool { return d.parent == parent }); i >= 0 {
+			l.tree.preferName(id, i)
 		}
+	}
+	var previous filePath
+	// Of two that are exchanged, the one that is named first replaces the other.
+	if _, exchanged := l.replaced[id]; exchanged || n.linked() {
+		delete(l.replaced, id)
 		previous = newPaths(&l.tree).of(id)
 	}
 	l.tree.setName(id, parent, name)
@@ -461,12 +534,35 @@ func (l *layer) rename(id, parent nodeID, name string, p procID) {
 	}
 }
 
+// gone ends an inode's life. A layer that no overlay uses is being removed by its
+// runtime, which is the layer's end and no change of it: the kernel side books
+// nothing of that, and what still has a name here stays in the books, for the
+// record of the removal to say what was lost. Files that were deleted before and
+// were only open have lost their names by then.
 func (l *layer) gone(f event.FileID) {
 	id := l.tree.find(f)
-	if id == 0 || l.tree.at(id).is(flagGone) {
+	if id == 0 && !l.seeded {
+		id = l.obtain(f) // of the baseline, but gone before the scan came to it
+	}
+	if id != 0 && (l.mounted || !l.tree.at(id).linked()) {
+		l.end(id)
+	}
+}
+
+// supersede ends the earlier lives of an inode number that a file has got, of which
+// it may not be known that they were freed: the event was lost, or left aside by
+// gone.
+func (l *layer) supersede(id nodeID) {
+	for older := l.tree.at(id).next; older != 0; older = l.tree.at(older).next {
+		l.end(older)
+	}
+}
+
+func (l *layer) end(id nodeID) {
+	n := l.tree.at(id)
+	if n.is(flagGone) {
 		return
 	}
-	n := l.tree.at(id)
 	l.tree.dropAllNames(id)
 	n.flags |= flagGone
 	l.count(n)
@@ -595,7 +691,9 @@ func (l *layer) cover(c *event.Covered, p procID) {
 func (l *layer) clearInterval() {
 	for i := range l.accs {
 		if id := l.accs[i].node; id != 0 {
-			l.tree.at(id).pending = 0
+			n := l.tree.at(id)
+			n.pending = 0
+			n.flags |= flagShown
 		}
 	}
 	l.accs = reuse(l.accs)
@@ -603,6 +701,7 @@ func (l *layer) clearInterval() {
 	l.extras = reuse(l.extras)
 	clear(l.named)
 	clear(l.whiteouts)
+	clear(l.replaced)
 	clear(l.crowd)
 	clear(l.covered)
 	l.covered = reuse(l.covered)

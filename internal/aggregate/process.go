@@ -14,7 +14,7 @@ type procID uint32
 // maxProcesses bounds the processes that are remembered. Dead ones are kept
 // within it, because work that the kernel finishes later (write-back, freeing of
 // an inode) is still theirs, and they are announced only once.
-const maxProcesses = 1 << 16
+const maxProcesses = 1 << 14
 
 // proc is one program image of one process.
 type proc struct {
@@ -28,10 +28,8 @@ type proc struct {
 	dead       bool
 	used       uint64 // the generation of records in which it was last seen
 
-	// made is the record of the flush in which madeIn was current, shared by
-	// all growth records of that flush.
-	made   *record.Process
-	madeIn uint64
+	// made is the record of this flush, shared by all its growth records.
+	made *record.Process
 
 	// layers lists the layers for which the process has been counted.
 	layers []event.LayerID
@@ -43,7 +41,8 @@ type procs struct {
 	list   []proc // [0] is not used
 	free   []procID
 	byID   map[event.ProcessID]procID
-	epoch  uint64 // counts flushes
+	epoch  uint64   // counts flushes
+	made   []procID // those of which this flush has made a record
 }
 
 func newProcs(actors Actors) procs {
@@ -105,15 +104,25 @@ func (ps *procs) record(at procID) *record.Process {
 		return nil
 	}
 	p := &ps.list[at]
-	if p.made != nil && p.madeIn == ps.epoch {
+	if p.made != nil {
 		return p.made
 	}
 	ps.container(at)
 	p.dead = p.dead || !ps.actors.Alive(p.id.PID, p.id.Start)
 	p.rec.Exited = p.dead
 	r := p.rec
-	p.made, p.madeIn = &r, ps.epoch
+	p.made = &r
+	ps.made = append(ps.made, at)
 	return p.made
+}
+
+// next begins the next flush.
+func (ps *procs) next() {
+	ps.epoch++
+	for _, at := range ps.made {
+		ps.list[at].made = nil
+	}
+	ps.made = ps.made[:0]
 }
 
 // firstIn reports whether the process had not been counted for the layer.
@@ -124,6 +133,14 @@ func (ps *procs) firstIn(at procID, l event.LayerID) bool {
 	}
 	p.layers = append(p.layers, l)
 	return true
+}
+
+// forgetLayer makes every process one that has not been counted for the layer.
+func (ps *procs) forgetLayer(l event.LayerID) {
+	for i := range ps.list {
+		p := &ps.list[i]
+		p.layers = slices.DeleteFunc(p.layers, func(x event.LayerID) bool { return x == l })
+	}
 }
 
 // shrink forgets the longest idle of the processes that have ended, if there are

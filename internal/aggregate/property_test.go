@@ -23,9 +23,8 @@ type model struct {
 	order  []*event.Delta
 	full   bool // some counters overflow
 	lossy  bool // some file events are dropped
-	// vague: one of several names of a file was renamed. The event does not say
-	// which, so that a count of files may be off. The same if a file is renamed
-	// and linked while it is scanned.
+	// vague: a file was renamed and linked while it was scanned. A seed does not
+	// say which of its names it had first, so that a count of files may be off.
 	vague    bool
 	lives    uint64
 	scanning bool
@@ -43,9 +42,10 @@ type inode struct {
 	dir        bool
 	names      map[nameIn]bool
 	size, disk int64
+	open       bool // lives on without a name
 	renamed    bool
 	linked     bool
-	vague      bool // was renamed while it had several names; see model.vague
+	vague      bool // see model.vague
 }
 
 type nameIn struct {
@@ -63,11 +63,11 @@ func (m *model) draw(n int, label string) int {
 	return rapid.IntRange(0, n-1).Draw(m.t, label)
 }
 
-// pick returns one of the inodes that f likes, nil if there is none.
+// pick returns one of the inodes with a name that f likes, nil if there is none.
 func (m *model) pick(label string, f func(*inode) bool) *inode {
 	var list []uint64
 	for _, ino := range slices.Sorted(maps.Keys(m.inodes)) {
-		if f(m.inodes[ino]) {
+		if n := m.inodes[ino]; (n.file == root || len(n.names) > 0) && f(n) {
 			list = append(list, ino)
 		}
 	}
@@ -198,14 +198,70 @@ func (m *model) create(dir bool, p event.ProcessID, first bool) {
 }
 
 func (m *model) unlink(n *inode, w nameIn, p event.ProcessID) {
+	m.lose(n, w, p)
 	m.tell(event.FileUnlinked, n, w, p)
+	m.free(n)
+}
+
+// lose takes a name from a file. With the last one its bytes leave the layer.
+func (m *model) lose(n *inode, w nameIn, p event.ProcessID) {
 	delete(n.names, w)
-	if len(n.names) > 0 {
+	if len(n.names) == 0 {
+		m.grow(n, -n.size, -n.disk, p, event.CauseDelete)
+	}
+}
+
+// free ends an inode that has no name and is not open.
+func (m *model) free(n *inode) {
+	if len(n.names) > 0 || n.open {
 		return
 	}
-	m.grow(n, -n.size, -n.disk, p, event.CauseDelete)
 	m.tell(event.FileGone, n, nameIn{}, event.ProcessID{})
 	delete(m.inodes, n.file.Inode)
+}
+
+// rename moves a name of n to another one, w, that over may have. Of a file with
+// several names, just the one moves. over is not told of, but for its end.
+func (m *model) rename(n *inode, from, w nameIn, over *inode, p event.ProcessID) {
+	n.renamed = true
+	if m.scanning && n.linked {
+		n.vague, m.vague = true, true
+	}
+	if over != nil {
+		m.lose(over, w, p)
+	}
+	several := len(n.names) > 1
+	delete(n.names, from)
+	n.names[w] = true
+	if several {
+		m.tell(event.FileLinked, n, w, p)
+		m.tell(event.FileUnlinked, n, from, p)
+	} else {
+		m.tell(event.FileRenamed, n, w, p)
+	}
+	if over != nil {
+		m.free(over)
+	}
+}
+
+// exchange gives each of two files the other's name.
+func (m *model) exchange(x, y *inode, atX, atY nameIn, p event.ProcessID) {
+	several := len(y.names) > 1
+	y.renamed = true
+	if m.scanning && y.linked {
+		y.vague, m.vague = true, true
+	}
+	delete(y.names, atY)
+	if several {
+		m.tell(event.FileUnlinked, y, atY, p)
+	}
+	m.rename(x, atX, atY, nil, p)
+	y.names[atX] = true
+	if several {
+		m.tell(event.FileLinked, y, atX, p)
+	} else {
+		m.tell(event.FileRenamed, y, atX, p)
+	}
 }
 
 func isFile(n *inode) bool { return !n.dir }
@@ -216,7 +272,7 @@ func (m *model) act() {
 	if pid := m.draw(4, "pid"); pid != 0 {
 		p = process(uint32(pid))
 	}
-	switch m.draw(9, "action") {
+	switch m.draw(12, "action") {
 	case 0, 1:
 		m.create(false, p, false)
 	case 2:
@@ -253,21 +309,29 @@ func (m *model) act() {
 			return
 		}
 		w := nameIn{d.file.Inode, string(rune('a' + m.draw(6, "letter")))}
-		if over := m.at(w); over == n {
+		over := m.at(w)
+		if over == n || over != nil && (over.dir || n.dir) {
 			return
-		} else if over != nil {
-			if over.dir || n.dir {
-				return
+		}
+		m.rename(n, m.pickName(n), w, over, p)
+	case 9:
+		x := m.pick("exchanged", isFile)
+		y := m.pick("for", func(n *inode) bool { return !n.dir && n != x })
+		if x != nil && y != nil {
+			m.exchange(x, y, m.pickName(x), m.pickName(y), p)
+		}
+	case 10:
+		if n := m.pick("opened", isFile); n != nil {
+			n.open = true
+		}
+	case 11:
+		for _, ino := range slices.Sorted(maps.Keys(m.inodes)) {
+			n := m.inodes[ino]
+			if n.open && m.draw(2, "close") == 0 {
+				n.open = false
+				m.free(n)
 			}
-			m.unlink(over, w, p)
 		}
-		n.renamed = true
-		if len(n.names) > 1 || m.scanning && n.linked {
-			n.vague, m.vague = true, true
-		}
-		delete(n.names, m.pickName(n))
-		n.names[w] = true
-		m.tell(event.FileRenamed, n, w, p)
 	}
 }
 
@@ -295,7 +359,7 @@ func (m *model) collect(torn bool) *event.Batch {
 func (m *model) total() (s sums, files int64) {
 	for _, n := range m.inodes {
 		s.add(n.size, n.disk)
-		if !n.dir {
+		if !n.dir && len(n.names) > 0 {
 			files++
 		}
 	}
@@ -348,6 +412,23 @@ type sheet struct {
 	unattributed sums
 	filtered     bool // the records are not all there
 	first, last  *record.Layer
+	seen         int            // growth records
+	living       map[uint64]int // by inode: the last record, if it says that it exists
+	path         map[uint64]string
+	ended        map[string]int // by path: the last record of a deletion
+}
+
+// follow keeps what is there as far as the records tell.
+func (s *sheet) follow(g *record.Growth) {
+	if s.living == nil {
+		s.living, s.path, s.ended = map[uint64]int{}, map[uint64]string{}, map[string]int{}
+	}
+	s.seen++
+	s.living[g.File.Inode], s.path[g.File.Inode] = s.seen, g.File.Path
+	if g.File.Deleted {
+		delete(s.living, g.File.Inode)
+		s.ended[g.File.Path] = s.seen
+	}
 }
 
 func (s *sheet) read(t *rapid.T, recs []record.Record) {
@@ -355,6 +436,7 @@ func (s *sheet) read(t *rapid.T, recs []record.Record) {
 		switch r := r.(type) {
 		case *record.Growth:
 			s.grown.add(r.SizeGrowth, r.DiskGrowth)
+			s.follow(r)
 			if r.Process == nil {
 				s.unattributed.add(r.SizeGrowth, r.DiskGrowth)
 			}
@@ -476,8 +558,24 @@ func TestBooksEqualDisk(t *testing.T) {
 		if !m.lossy {
 			for _, n := range m.inodes {
 				path, _, _, ok := a.Booked(1, n.file)
+				if n.file != root && len(n.names) == 0 {
+					if ok && !n.vague {
+						t.Fatalf("inode %+v has no name, but in the books it is %q", n.file, path)
+					}
+					continue
+				}
 				if !n.vague && (!ok || !slices.Contains(m.paths(n), path)) {
 					t.Fatalf("inode %+v has paths %q, in the books %q, %v", n.file, m.paths(n), path, ok)
+				}
+			}
+		}
+
+		flush()
+		if !m.lossy && !s.filtered {
+			for ino, at := range s.living {
+				n := m.inodes[ino]
+				if (n == nil || n.file != root && len(n.names) == 0 && !n.vague) && s.ended[s.path[ino]] < at && s.path[ino] != "" {
+					t.Fatalf("inode %d is gone, but the last record of it, as %q, does not say so", ino, s.path[ino])
 				}
 			}
 		}
@@ -491,6 +589,9 @@ func TestBooksEqualDisk(t *testing.T) {
 		var found []Found
 		for _, ino := range slices.Sorted(maps.Keys(m.inodes)) {
 			n := m.inodes[ino]
+			if n.file != root && len(n.names) == 0 {
+				continue
+			}
 			found = append(found, Found{File: old(ino), Path: fmt.Sprint("/", ino), Dir: n.dir, Size: n.size, Disk: n.disk})
 		}
 		a.Reconcile(1, a.Compare(1, found))

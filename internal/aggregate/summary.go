@@ -144,24 +144,11 @@ func (t *tops) sorted() []rankedProgram {
 
 // summary returns the layer's part of the summary.
 func (l *layer) summary() record.ContainerSummary {
-	t := l.totals()
 	s := record.ContainerSummary{
-		Container:          t.Container,
-		Size:               t.Size,
-		Allocated:          t.Allocated,
-		BaselineSize:       t.BaselineSize,
-		BaselineAllocated:  t.BaselineAllocated,
-		SizeGrowth:         t.SizeGrowth,
-		DiskGrowth:         t.DiskGrowth,
-		WrittenBytes:       t.WrittenBytes,
-		CopyUpBytes:        t.CopyUpBytes,
-		UnattributedSize:   t.UnattributedSize,
-		UnattributedDisk:   t.UnattributedDisk,
-		OpenDeletedBytes:   t.OpenDeletedBytes,
-		FilteredSizeGrowth: t.FilteredSizeGrowth,
-		FilteredDiskGrowth: t.FilteredDiskGrowth,
-		TopFiles:           []record.TopFile{},
-		TopProcesses:       []record.TopProcess{},
+		Totals:       l.totals(),
+		TopFiles:     []record.TopFile{},
+		TopProcesses: []record.TopProcess{},
+		Log:          l.log.totals(),
 	}
 
 	files := slices.Clone(l.tops.buried)

@@ -1,6 +1,7 @@
 package aggregate
 
 import (
+	"hash/maphash"
 	"slices"
 
 	"github.com/layertrace/layertrace/internal/record"
@@ -75,6 +76,8 @@ const (
 	flagTold
 	// flagUnresolved: that its path is not known has been reported.
 	flagUnresolved
+	// flagShown: an earlier interval has a record of it.
+	flagShown
 )
 
 // node is one inode of a layer. There may be millions, so its layout matters:
@@ -120,10 +123,18 @@ type tree struct {
 	byInode map[uint64]nodeID
 	aliases map[nodeID][]dirent
 	root    nodeID
+	// byName finds who is linked under a name. The keys are hashes, since names
+	// would take twice the memory. Of two names with one hash, which is not to be
+	// expected, the earlier one is not found.
+	byName map[uint64]nodeID
+	seed   maphash.Seed
 }
 
 func newTree() tree {
-	return tree{used: 1, byInode: make(map[uint64]nodeID), aliases: make(map[nodeID][]dirent)}
+	return tree{
+		used: 1, byInode: make(map[uint64]nodeID), aliases: make(map[nodeID][]dirent),
+		byName: make(map[uint64]nodeID), seed: maphash.MakeSeed(),
+	}
 }
 
 func (t *tree) at(id nodeID) *node { return &t.chunks[id>>chunkBits][id&(chunkLen-1)] }
@@ -171,14 +182,65 @@ func (t *tree) add(f event.FileID) nodeID {
 	return id
 }
 
-// setName replaces the primary name.
-func (t *tree) setName(id, parent nodeID, name string) {
+// holder returns the node that is linked under a name, or 0.
+func (t *tree) holder(parent nodeID, name string) nodeID {
+	id := t.byName[t.hash(parent, name)]
+	if id == 0 || !t.hasName(id, parent, name) {
+		return 0
+	}
+	return id
+}
+
+func (t *tree) hash(parent nodeID, name string) uint64 {
+	return maphash.Comparable(t.seed, dirent{parent, name})
+}
+
+// index makes holder find a name of the node, unless another one has it, too.
+// Without a known directory a name says nothing.
+func (t *tree) index(id, parent nodeID, name string) {
+	if parent == 0 {
+		return
+	}
+	h := t.hash(parent, name)
+	if other := t.byName[h]; other == 0 || !t.hasName(other, parent, name) {
+		t.byName[h] = id
+	}
+}
+
+func (t *tree) unindex(id, parent nodeID, name string) {
+	if h := t.hash(parent, name); t.byName[h] == id {
+		delete(t.byName, h)
+	}
+}
+
+// place sets the primary name, which may be the last one of a deleted node.
+func (t *tree) place(id, parent nodeID, name string) {
 	n := t.at(id)
 	old := n.parent
 	n.parent, n.name = parent, name
-	n.flags = n.flags&^flagDeleted | flagNamed
+	n.flags |= flagNamed
 	t.ref(parent)
 	t.unref(old)
+}
+
+// setName replaces the primary name.
+func (t *tree) setName(id, parent nodeID, name string) {
+	n := t.at(id)
+	if n.linked() {
+		t.unindex(id, n.parent, n.name)
+	}
+	t.place(id, parent, name)
+	n.flags &^= flagDeleted
+	t.index(id, parent, name)
+}
+
+// preferName makes one of the node's further names the primary one.
+func (t *tree) preferName(id nodeID, alias int) {
+	n := t.at(id)
+	as := t.aliases[id]
+	d := as[alias]
+	as[alias] = dirent{n.parent, n.name}
+	n.parent, n.name = d.parent, d.name
 }
 
 // addName gives the node a further name, or its first. It reports whether the
@@ -195,6 +257,7 @@ func (t *tree) addName(id, parent nodeID, name string) bool {
 	t.aliases[id] = append(t.aliases[id], dirent{parent, name})
 	n.aliased = true
 	t.ref(parent)
+	t.index(id, parent, name)
 	return true
 }
 
@@ -215,28 +278,23 @@ func (t *tree) dropName(id, parent nodeID, name string) (last bool) {
 	n := t.at(id)
 	if !n.linked() {
 		// All that is known of it is this: it had that name and lost it.
-		t.setName(id, parent, name)
+		t.place(id, parent, name)
 		n.flags |= flagDeleted
 		return true
 	}
-	as := t.aliases[id]
 	if n.parent == parent && n.name == name {
 		if !n.aliased {
+			t.unindex(id, parent, name)
 			n.flags |= flagDeleted
 			return true
 		}
-		a := as[0]
-		t.setName(id, a.parent, a.name)
-		t.unref(a.parent)
+		t.preferName(id, 0)
 		t.dropAlias(id, 0)
 		return false
 	}
-	for i, d := range as {
-		if d.parent == parent && d.name == name {
-			t.dropAlias(id, i)
-			t.unref(parent)
-			return false
-		}
+	if i := slices.Index(t.aliases[id], dirent{parent, name}); i >= 0 {
+		t.dropAlias(id, i)
+		return false
 	}
 	n.flags |= flagDoubt
 	return false
@@ -244,7 +302,9 @@ func (t *tree) dropName(id, parent nodeID, name string) (last bool) {
 
 func (t *tree) dropAlias(id nodeID, i int) {
 	as := t.aliases[id]
-	as = append(as[:i], as[i+1:]...)
+	t.unindex(id, as[i].parent, as[i].name)
+	t.unref(as[i].parent)
+	as = slices.Delete(as, i, i+1)
 	if len(as) == 0 {
 		delete(t.aliases, id)
 		t.at(id).aliased = false
@@ -256,14 +316,13 @@ func (t *tree) dropAlias(id nodeID, i int) {
 // dropAllNames marks the node deleted. It keeps its primary name, if any.
 func (t *tree) dropAllNames(id nodeID) {
 	n := t.at(id)
-	n.flags |= flagDeleted
-	if n.aliased {
-		for _, d := range t.aliases[id] {
-			t.unref(d.parent)
-		}
-		delete(t.aliases, id)
-		n.aliased = false
+	for n.aliased {
+		t.dropAlias(id, len(t.aliases[id])-1)
 	}
+	if n.linked() {
+		t.unindex(id, n.parent, n.name)
+	}
+	n.flags |= flagDeleted
 }
 
 // forgetNames makes the node one of which no name was ever known.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,9 +42,10 @@ type Entry struct {
 	Dev       uint64 // st_dev, in user space's encoding
 	Mode      uint32 // st_mode, type bits included
 	Nlink     uint64
-	Size      int64 // st_size
-	Allocated int64 // st_blocks*512
-	Whiteout  bool  // stands for a deleted entry of the image: a character device 0:0
+	Size      int64     // st_size
+	Allocated int64     // st_blocks*512
+	Changed   time.Time // st_ctim
+	Whiteout  bool      // stands for a deleted entry of the image: a character device 0:0
 	// CopiedUp tells that overlayfs copied it from the image: it has an origin
 	// attribute, which needs CAP_SYS_ADMIN to be seen. Overlayfs sets none for
 	// files of the image that had several hard links, unless its index is on.
@@ -75,6 +77,7 @@ func (e *Entry) set(st *unix.Stat_t) {
 	e.Inode, e.Dev = st.Ino, st.Dev
 	e.Mode, e.Nlink = st.Mode, uint64(st.Nlink)
 	e.Size, e.Allocated = st.Size, st.Blocks*512
+	e.Changed = time.Unix(st.Ctim.Unix())
 	e.Whiteout = st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 	e.CopiedUp, e.Opaque = false, false
 }

@@ -19,10 +19,14 @@ type Totals struct {
 // safe for concurrent use.
 type Tally struct {
 	Totals
-	seen map[inodeKey]struct{}
+	// seen has a bit for each inode that was met, 64 to a word: file systems give
+	// numbers that lie close together to what lies together.
+	seen map[inodeBlock]uint64
 }
 
-type inodeKey struct{ dev, inode uint64 }
+// inodeBlock stands for the inodes of a device with the numbers 64*block to
+// 64*block+63.
+type inodeBlock struct{ dev, block uint64 }
 
 // Add counts the entry. It reports whether its inode was new, so that its sizes
 // count.
@@ -32,14 +36,15 @@ func (t *Tally) Add(e *Entry) bool {
 	}
 	// Inodes with a single name are remembered too: a file that is renamed during
 	// the walk can come by under both names.
-	key := inodeKey{e.Dev, e.Inode}
-	if _, ok := t.seen[key]; ok {
+	block, bit := inodeBlock{e.Dev, e.Inode / 64}, uint64(1)<<(e.Inode%64)
+	met := t.seen[block]
+	if met&bit != 0 {
 		return false
 	}
 	if t.seen == nil {
-		t.seen = make(map[inodeKey]struct{})
+		t.seen = make(map[inodeBlock]uint64)
 	}
-	t.seen[key] = struct{}{}
+	t.seen[block] = met | bit
 
 	t.Allocated += e.Allocated
 	switch {

@@ -93,6 +93,15 @@ func appendContainer(b []byte, c *record.Container) []byte {
 	b = appendString(b, c.Image)
 	b = append(b, `,"runtime":`...)
 	b = appendString(b, c.Runtime)
+	if k := c.Kubernetes; k != nil {
+		b = append(b, `,"kubernetes":{"namespace":`...)
+		b = appendString(b, k.Namespace)
+		b = append(b, `,"pod":`...)
+		b = appendString(b, k.Pod)
+		b = appendOptional(b, `,"pod_uid":`, k.PodUID)
+		b = appendOptional(b, `,"container":`, k.Container)
+		b = append(b, '}')
+	}
 	return append(b, '}')
 }
 

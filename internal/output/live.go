@@ -34,8 +34,8 @@ type Live struct {
 	w       io.Writer
 	view    view
 	notes   []styled
-	now     record.Time
 	entered bool
+	ended   bool // the summary was written
 	gone    error
 }
 
@@ -50,19 +50,13 @@ func NewLive(w io.Writer, opt TableOptions) *Live {
 }
 
 // Write takes a record; it is shown by the next Flush. A summary ends the live
-// view: the last screen stays and the summary is written below it.
+// view: the last screen stays and the summary is written below it, over which
+// nothing is drawn any more.
 func (l *Live) Write(rec record.Record) error {
-	if l.gone != nil {
+	if l.gone != nil || l.view.add(rec) {
 		return l.gone
 	}
 	switch r := rec.(type) {
-	case *record.Growth:
-		l.now = r.Time
-		l.view.section(r.Container).add(r, l.view.opt.Group, l.view.opt.Depth)
-	case *record.Layer:
-		l.now = r.Time
-		t := *r
-		l.view.section(r.Container).layer = &t
 	case *record.Summary:
 		if err := l.Flush(); err != nil {
 			return err
@@ -70,6 +64,7 @@ func (l *Live) Write(rec record.Record) error {
 		if err := l.Close(); err != nil {
 			return err
 		}
+		l.ended = true
 		p := page{color: l.view.opt.Color}
 		summarize(&p, r, l.view.drivers)
 		return l.write("\n" + p.text.String())
@@ -108,9 +103,9 @@ func thin(s *section) {
 	}
 }
 
-// Flush redraws the screen.
+// Flush redraws the screen, unless a summary has ended the live view.
 func (l *Live) Flush() error {
-	if l.gone != nil {
+	if l.gone != nil || l.ended {
 		return l.gone
 	}
 	var b strings.Builder
@@ -160,7 +155,7 @@ func (l *Live) screen() []string {
 	for i, s := range sections {
 		now := ""
 		if i == 0 {
-			now = l.view.opt.clock(l.now)
+			now = l.view.opt.clock(l.view.now)
 		}
 		titles[i], rows[i], limits[i] = l.view.title(s, now), s.sorted(false), l.view.opt.Rows
 		used := len(titles[i]) + 1

@@ -499,7 +499,14 @@ func TestTableSilent(t *testing.T) {
 }
 
 func TestTableDriver(t *testing.T) {
-	for driver, want := range map[string]string{"overlay2": "(docker ps -s)  disk", "overlayfs": "(file sizes)  disk"} {
+	for _, test := range []struct{ runtime, driver, want string }{
+		{"docker", "overlay2", "(docker ps -s)  disk 1 B, +1 B (du)"},
+		{"docker", "overlayfs", "(file sizes)  disk 1 B, +1 B (du, docker ps -s)"},
+		{"podman", "overlay", "(file sizes)  disk 1 B, +1 B (du)"},
+		{"containerd", "overlayfs", "(file sizes)  disk 1 B, +1 B (du)"},
+	} {
+		api, driver, want := api, test.driver, test.want
+		api.Runtime = test.runtime
 		var b bytes.Buffer
 		w := NewTable(&b, TableOptions{})
 		e := &record.ContainerEvent{Header: record.NewHeader(record.TypeContainer, noon), Event: record.ContainerFound, Container: api, Driver: driver}
@@ -507,7 +514,7 @@ func TestTableDriver(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !strings.Contains(b.String(), want) {
-			t.Errorf("driver %s: %s", driver, b.String())
+			t.Errorf("%s, driver %s: %s", test.runtime, driver, b.String())
 		}
 	}
 }
@@ -587,6 +594,23 @@ func TestLiveManyContainers(t *testing.T) {
 	}
 	if !strings.Contains(b.String(), "more containers") {
 		t.Error("those left out are not mentioned")
+	}
+}
+
+// TestGrowthAllocatesNothing: of growth records there may be very many.
+func TestGrowthAllocatesNothing(t *testing.T) {
+	n := NewNDJSON(io.Discard)
+	g := growth(node(4242), "/var/log/app/current/access/app.log", 8192, 8192, record.CauseWrite)
+	fill := func() {
+		if err := n.Write(g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 1000 { // the buffer grows to its size
+		fill()
+	}
+	if allocs := testing.AllocsPerRun(1000, fill); allocs != 0 {
+		t.Errorf("%v allocations a record", allocs)
 	}
 }
 

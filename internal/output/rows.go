@@ -142,6 +142,7 @@ func compareRows(x, y *row) int {
 type section struct {
 	container record.Container
 	layer     *record.Layer
+	log       *record.Log
 	rows      map[rowKey]*row
 }
 

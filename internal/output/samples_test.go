@@ -69,9 +69,12 @@ func interval() []record.Record {
 
 func layerTotals(c record.Container, size, disk, grown, grownDisk int64) *record.Layer {
 	l := &record.Layer{
-		Header: record.NewHeader(record.TypeLayer, noon), Container: c,
-		Size: size, Allocated: disk, BaselineSize: size - grown, BaselineAllocated: disk - grownDisk,
-		SizeGrowth: grown, DiskGrowth: grownDisk, Files: 12,
+		Header: record.NewHeader(record.TypeLayer, noon),
+		Totals: record.Totals{
+			Container: c, Size: size, Allocated: disk, BaselineSize: size - grown, BaselineAllocated: disk - grownDisk,
+			SizeGrowth: grown, DiskGrowth: grownDisk,
+		},
+		Files: 12,
 	}
 	if c == api {
 		l.UnattributedDisk, l.OpenDeletedBytes = 4096, 1<<20
@@ -100,6 +103,16 @@ func removed() *record.ContainerEvent {
 	}
 }
 
+func logOf(c record.Container) *record.Log {
+	return &record.Log{
+		Header: record.NewHeader(record.TypeLog, noon), Container: c, Storage: record.Storage{Class: record.ClassLog},
+		LogTotals: record.LogTotals{
+			Driver: "json-file", Path: "/var/lib/docker/containers/x/x-json.log", Files: 2, Size: 5 << 20, Allocated: 5<<20 + 4096,
+			BaselineSize: 2 << 20, BaselineAllocated: 2 << 20, SizeGrowth: 3 << 20, DiskGrowth: 3<<20 + 4096,
+		},
+	}
+}
+
 func losses() []record.Record {
 	c := api
 	return []record.Record{
@@ -113,9 +126,11 @@ func summary() *record.Summary {
 		Header: record.NewHeader(record.TypeSummary, noon),
 		Containers: []record.ContainerSummary{
 			{
-				Container: api, Size: 1 << 30, Allocated: 1<<30 + 8192, BaselineSize: 1<<30 - 36<<20, BaselineAllocated: 1<<30 - 36<<20,
-				SizeGrowth: 36 << 20, DiskGrowth: 36<<20 + 8192, WrittenBytes: 50 << 20, CopyUpBytes: 40 << 20,
-				UnattributedDisk: 4096, OpenDeletedBytes: 1 << 20, FilteredSizeGrowth: 100,
+				Totals: record.Totals{
+					Container: api, Size: 1 << 30, Allocated: 1<<30 + 8192, BaselineSize: 1<<30 - 36<<20, BaselineAllocated: 1<<30 - 36<<20,
+					SizeGrowth: 36 << 20, DiskGrowth: 36<<20 + 8192, WrittenBytes: 50 << 20, CopyUpBytes: 40 << 20,
+					UnattributedDisk: 4096, OpenDeletedBytes: 1 << 20, FilteredSizeGrowth: 100,
+				},
 				TopFiles: []record.TopFile{
 					{Path: "/usr/lib/libnode.so.115", SizeGrowth: 40 << 20, DiskGrowth: 40 << 20},
 					{Path: "/var/log/app.log", SizeGrowth: 8192, DiskGrowth: 8192, WrittenBytes: 8192},
@@ -129,8 +144,10 @@ func summary() *record.Summary {
 					{Storage: record.Storage{Class: record.ClassTmpfs, Destination: "/run"}, WrittenBytes: 17},
 				},
 			},
-			{Container: db, Size: 4096, Allocated: 20480, BaselineSize: 8192, BaselineAllocated: 20480, SizeGrowth: -4096,
-				Removed: true, TopFiles: []record.TopFile{}, TopProcesses: []record.TopProcess{}},
+			{
+				Totals:  record.Totals{Container: db, Size: 4096, Allocated: 20480, BaselineSize: 8192, BaselineAllocated: 20480, SizeGrowth: -4096},
+				Removed: true, TopFiles: []record.TopFile{}, TopProcesses: []record.TopProcess{},
+			},
 		},
 		Unlisted:   &record.Unlisted{Containers: 2, SizeGrowth: 5, DiskGrowth: 8192},
 		Losses:     []record.LossTotal{{Reason: "table_full", Events: 3, Bytes: 5 << 20}, {Reason: "ring_full", Events: 1}},
@@ -143,5 +160,5 @@ func stream() []record.Record {
 	recs := []record.Record{session()}
 	recs = append(recs, interval()...)
 	recs = append(recs, losses()...)
-	return append(recs, removed(), summary())
+	return append(recs, logOf(api), removed(), summary())
 }

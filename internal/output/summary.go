@@ -54,12 +54,12 @@ func summarizeContainer(p *page, c *record.ContainerSummary, driver string) {
 		name += " (" + Printable(c.Container.Image) + ")"
 	}
 	p.line(heading, "%s", name)
-	size, disk := " (docker ps -s)", " (du)"
-	if dockerCountsDisk(driver) {
-		size, disk = "", " (du, docker ps -s)"
+	size, disk := tools(&c.Container, driver)
+	if size != "" {
+		size = " (" + size + ")"
 	}
 	p.line(plain, "  The layer %s%s.", change(c.SizeGrowth, c.Size), size)
-	p.line(plain, "  On disk it %s%s.", change(c.DiskGrowth, c.Allocated), disk)
+	p.line(plain, "  On disk it %s (%s).", change(c.DiskGrowth, c.Allocated), disk)
 	if c.Removed {
 		p.line(plain, "  The container was removed, and its layer with it.")
 	}
@@ -78,6 +78,9 @@ func summarizeContainer(p *page, c *record.ContainerSummary, driver string) {
 	}
 	if c.FilteredSizeGrowth != 0 || c.FilteredDiskGrowth != 0 {
 		p.line(plain, "  The filters kept back %s, disk %s.", FormatGrowth(c.FilteredSizeGrowth), FormatGrowth(c.FilteredDiskGrowth))
+	}
+	if text := logSentence(c.Log); text != "" {
+		p.line(plain, "  %s", text)
 	}
 
 	if len(c.TopFiles) > 0 {

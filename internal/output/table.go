@@ -1,6 +1,7 @@
 package output
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -90,6 +91,7 @@ type view struct {
 	sections map[string]*section
 	order    []string          // container ids, as they came
 	drivers  map[string]string // storage driver by container id
+	now      record.Time       // of the latest growth or total
 }
 
 func newView(opt TableOptions) view {
@@ -172,7 +174,7 @@ func lossMeaning(reason string) string {
 	case "path_too_long":
 		return "a path was too long (path_too_long)"
 	case record.LossUnresolved:
-		return "the path of a file could not be completed (unresolved)"
+		return "the path of a file, or the layer of a container, could not be found out (unresolved)"
 	default:
 		return Printable(reason)
 	}
@@ -197,6 +199,18 @@ func dockerCountsDisk(driver string) bool {
 	}
 }
 
+// tools names the tools that show a container's two sizes; "" is none that shows
+// just this.
+func tools(c *record.Container, driver string) (size, disk string) {
+	switch {
+	case c.Runtime != "docker":
+		return "", "du" // others count more than the layer, or know no size of containers
+	case dockerCountsDisk(driver):
+		return "", "du, docker ps -s"
+	}
+	return "docker ps -s", "du"
+}
+
 // title is what stands above a container's rows: its name and totals, on one line
 // where the terminal is wide enough.
 func (v *view) title(s *section, now string) []string {
@@ -209,15 +223,12 @@ func (v *view) title(s *section, now string) []string {
 	}
 	l := s.layer
 	if l == nil {
-		return []string{text}
+		return wrapParts(s.logPart([]string{text}), v.opt.width())
 	}
-	size, disk := "docker ps -s", "du"
-	if dockerCountsDisk(v.drivers[s.container.ID]) {
-		size, disk = "file sizes", "du, docker ps -s"
-	}
+	size, disk := tools(&s.container, v.drivers[s.container.ID])
 	parts := []string{
 		text,
-		fmt.Sprintf("layer %s, %s since start (%s)", FormatSize(l.Size), FormatGrowth(l.SizeGrowth), size),
+		fmt.Sprintf("layer %s, %s since start (%s)", FormatSize(l.Size), FormatGrowth(l.SizeGrowth), cmp.Or(size, "file sizes")),
 		fmt.Sprintf("disk %s, %s (%s)", FormatSize(l.Allocated), FormatGrowth(l.DiskGrowth), disk),
 	}
 	if l.UnattributedSize != 0 || l.UnattributedDisk != 0 {
@@ -226,7 +237,7 @@ func (v *view) title(s *section, now string) []string {
 	if l.OpenDeletedBytes != 0 {
 		parts = append(parts, fmt.Sprintf("held by deleted open files %s", FormatSize(l.OpenDeletedBytes)))
 	}
-	return wrapParts(parts, v.opt.width())
+	return wrapParts(s.logPart(parts), v.opt.width())
 }
 
 // wrapParts joins parts into lines of at most width columns where that is
@@ -398,13 +409,32 @@ func (v *view) pathCell(r *row, room int) string {
 	return shorten(text, room)
 }
 
+// add takes what a row or a title is made of; ok is false for other records.
+func (v *view) add(rec record.Record) (ok bool) {
+	switch r := rec.(type) {
+	case *record.Growth:
+		v.now = r.Time
+		v.section(r.Container).add(r, v.opt.Group, v.opt.Depth)
+	case *record.Layer:
+		v.now = r.Time
+		l := *r
+		v.section(r.Container).layer = &l
+	case *record.Log:
+		v.now = r.Time
+		l := *r
+		v.section(r.Container).log = &l
+	default:
+		return false
+	}
+	return true
+}
+
 // Table writes, for people, a table an interval and at the end a summary in
 // words. It is plain text that scrolls.
 type Table struct {
 	w     io.Writer
 	view  view
 	notes []func(*page)
-	now   record.Time
 	gone  error
 }
 
@@ -416,17 +446,10 @@ func NewTable(w io.Writer, opt TableOptions) *Table {
 // Write takes a record; it is shown by the next Flush. A summary, which is the
 // last record, is shown at once, after what was not flushed yet. rec is not kept.
 func (t *Table) Write(rec record.Record) error {
-	if t.gone != nil {
+	if t.gone != nil || t.view.add(rec) {
 		return t.gone
 	}
 	switch r := rec.(type) {
-	case *record.Growth:
-		t.now = r.Time
-		t.view.section(r.Container).add(r, t.view.opt.Group, t.view.opt.Depth)
-	case *record.Layer:
-		t.now = r.Time
-		l := *r
-		t.view.section(r.Container).layer = &l
 	case *record.Summary:
 		if err := t.Flush(); err != nil {
 			return err
@@ -455,7 +478,7 @@ func (t *Table) Flush() error {
 	t.notes = t.notes[:0]
 	for _, id := range t.view.order {
 		s := t.view.sections[id]
-		for _, line := range t.view.title(s, t.view.opt.clock(t.now)) {
+		for _, line := range t.view.title(s, t.view.opt.clock(t.view.now)) {
 			p.line(heading, "%s", line)
 		}
 		t.view.rows(&p, s.sorted(false), t.view.opt.Rows, false, false)

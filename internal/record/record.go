@@ -48,6 +48,26 @@ type Container struct {
 	NameB64 string `json:"name_b64,omitempty"`
 	Image   string `json:"image"`
 	Runtime string `json:"runtime"`
+	// Kubernetes is nil for containers that kubelet did not make.
+	Kubernetes *Kubernetes `json:"kubernetes,omitempty"`
+}
+
+// Kubernetes says where a container belongs there. Container is empty for a pod's
+// sandbox.
+type Kubernetes struct {
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	PodUID    string `json:"pod_uid,omitempty"`
+	Container string `json:"container,omitempty"`
+}
+
+// String is what a person calls the container: NAMESPACE/POD/CONTAINER, or
+// NAMESPACE/POD for a sandbox.
+func (k *Kubernetes) String() string {
+	if k.Container == "" {
+		return k.Namespace + "/" + k.Pod
+	}
+	return k.Namespace + "/" + k.Pod + "/" + k.Container
 }
 
 // Process is the actor. ContainerID is the actor's own container, absent for
@@ -164,29 +184,34 @@ type Growth struct {
 	Causes       []string  `json:"causes"`
 }
 
-// Layer is a container's totals. They tell the whole layer whatever filters are
-// set; FilteredSizeGrowth and FilteredDiskGrowth are, since the start, what the
-// filters kept out of the growth records, so that growth records and filtered
-// growth together make SizeGrowth and DiskGrowth.
+// Totals are a container's: bytes now, at the baseline, and since then. They tell
+// the whole layer whatever filters are set; FilteredSizeGrowth and
+// FilteredDiskGrowth are what the filters kept out of the growth records, so that
+// growth records and filtered growth together make SizeGrowth and DiskGrowth.
+type Totals struct {
+	Container          Container `json:"container"`
+	Size               int64     `json:"size"`
+	Allocated          int64     `json:"allocated"`
+	BaselineSize       int64     `json:"baseline_size"`
+	BaselineAllocated  int64     `json:"baseline_allocated"`
+	SizeGrowth         int64     `json:"size_growth"`
+	DiskGrowth         int64     `json:"disk_growth"`
+	WrittenBytes       uint64    `json:"written_bytes"`
+	CopyUpBytes        int64     `json:"copy_up_bytes"`
+	UnattributedSize   int64     `json:"unattributed_size"`
+	UnattributedDisk   int64     `json:"unattributed_disk"`
+	OpenDeletedBytes   int64     `json:"open_deleted_bytes"`
+	FilteredSizeGrowth int64     `json:"filtered_size_growth,omitempty"`
+	FilteredDiskGrowth int64     `json:"filtered_disk_growth,omitempty"`
+}
+
+// Layer is a container's totals at the end of an interval.
 type Layer struct {
 	Header
-	Container         Container `json:"container"`
-	Size              int64     `json:"size"`
-	Allocated         int64     `json:"allocated"`
-	BaselineSize      int64     `json:"baseline_size"`
-	BaselineAllocated int64     `json:"baseline_allocated"`
-	SizeGrowth        int64     `json:"size_growth"`
-	DiskGrowth        int64     `json:"disk_growth"`
-	WrittenBytes      uint64    `json:"written_bytes"`
-	CopyUpBytes       int64     `json:"copy_up_bytes"`
-	UnattributedSize  int64     `json:"unattributed_size"`
-	UnattributedDisk  int64     `json:"unattributed_disk"`
-	OpenDeletedBytes  int64     `json:"open_deleted_bytes"`
+	Totals
 	// Files is the number of inodes with a name, without directories and
 	// whiteouts. An inode with several names counts once.
-	Files              int64 `json:"files"`
-	FilteredSizeGrowth int64 `json:"filtered_size_growth,omitempty"`
-	FilteredDiskGrowth int64 `json:"filtered_disk_growth,omitempty"`
+	Files int64 `json:"files"`
 }
 
 // Mount is one mount of a container.
@@ -229,7 +254,8 @@ type ContainerEvent struct {
 }
 
 // LossUnresolved is a loss reason beside those of the kernel side: the path of a
-// file could not be completed. No bytes are lost with it.
+// file could not be completed, with which no bytes are lost; or a container was gone
+// before its layer was known, and then nobody can tell the bytes.
 const LossUnresolved = "unresolved"
 
 // Loss is written when a bound was hit. Bytes is the growth in size that could
@@ -264,25 +290,12 @@ type TopProcess struct {
 
 // ContainerSummary is one container's part of the summary.
 type ContainerSummary struct {
-	Container         Container    `json:"container"`
-	Size              int64        `json:"size"`
-	Allocated         int64        `json:"allocated"`
-	BaselineSize      int64        `json:"baseline_size"`
-	BaselineAllocated int64        `json:"baseline_allocated"`
-	SizeGrowth        int64        `json:"size_growth"`
-	DiskGrowth        int64        `json:"disk_growth"`
-	WrittenBytes      uint64       `json:"written_bytes"`
-	CopyUpBytes       int64        `json:"copy_up_bytes"`
-	UnattributedSize  int64        `json:"unattributed_size"`
-	UnattributedDisk  int64        `json:"unattributed_disk"`
-	OpenDeletedBytes  int64        `json:"open_deleted_bytes,omitempty"`
-	Removed           bool         `json:"removed"`
-	TopFiles          []TopFile    `json:"top_files"`
-	TopProcesses      []TopProcess `json:"top_processes"`
-
-	FilteredSizeGrowth int64          `json:"filtered_size_growth,omitempty"`
-	FilteredDiskGrowth int64          `json:"filtered_disk_growth,omitempty"`
-	Covered            []CoveredTotal `json:"covered,omitempty"`
+	Totals
+	Removed      bool           `json:"removed"`
+	TopFiles     []TopFile      `json:"top_files"`
+	TopProcesses []TopProcess   `json:"top_processes"`
+	Covered      []CoveredTotal `json:"covered,omitempty"`
+	Log          *LogTotals     `json:"log,omitempty"`
 }
 
 // CoveredTotal is what a container's processes wrote into one mount, present

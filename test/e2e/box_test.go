@@ -5,6 +5,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -28,51 +29,74 @@ import (
 // /ctl, through which the requests come: none of that is in its layer.
 type box struct {
 	id, name string
-	upper    string // the layer on disk
-	pid      int    // of its first process
-	ctl      string // the host's side of /ctl
+	docker   *dockerAPI // whose container it is; nil for that of all tests
+	upper    string     // the layer on disk
+	pid      int        // of its first process
+	ctl      string     // the host's side of /ctl
 	volume   string
 	// before is the layer as it was before the test did anything; nil if the
 	// test did not keep it.
 	before *layerWalk
+	// plain: no overlay is above the layer, so Docker's size is another one.
+	plain bool
 	// longPaths: the layer holds paths that are longer than a system call takes.
 	longPaths bool
 }
 
 var boxCount atomic.Int32
 
-// newBox starts a container. Its first process runs the operations in boot, if
-// any, whenever it starts.
+// boxOptions say what is unusual about a container.
+type boxOptions struct {
+	// boot are operations that the first process runs whenever it starts.
+	boot       []string
+	image      string // default imageName
+	docker     *dockerAPI
+	binds      []string // further ones
+	privileged bool
+	// adjust changes what Docker is asked for.
+	adjust func(config, host map[string]any)
+}
+
+// newBox starts a container.
 func newBox(t *testing.T, boot ...string) *box {
+	t.Helper()
+	return newBoxWith(t, boxOptions{boot: boot})
+}
+
+func newBoxWith(t *testing.T, o boxOptions) *box {
 	t.Helper()
 	n := boxCount.Add(1)
 	base := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
-	b := &box{name: fmt.Sprintf("e2e-%d-%s", n, base), ctl: filepath.Join(env.dir, fmt.Sprintf("ctl%d", n))}
+	b := &box{docker: o.docker, name: fmt.Sprintf("e2e-%d-%s", n, base), ctl: filepath.Join(env.dir, fmt.Sprintf("ctl%d", n))}
 	b.volume = b.name + "-data"
 	if err := os.Mkdir(b.ctl, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	create := map[string]any{
-		"Image": imageName,
-		"Cmd":   append([]string{"/bin/workload", "serve", "/ctl/socket", "/run"}, boot...),
+		"Image": cmp.Or(o.image, imageName),
+		"Cmd":   append([]string{"/bin/workload", "serve", "/ctl/socket", "/run"}, o.boot...),
 		"HostConfig": map[string]any{
 			"NetworkMode": "none",
-			"Binds":       []string{b.volume + ":/data", b.ctl + ":/ctl"},
+			"Privileged":  o.privileged,
+			"Binds":       append([]string{b.volume + ":/data", b.ctl + ":/ctl"}, o.binds...),
 			"Tmpfs":       map[string]string{"/run": "exec,mode=755"},
 			// Docker's default profile forbids io_uring since 25.0.
 			"SecurityOpt": []string{"seccomp=unconfined"},
 		},
 	}
+	if o.adjust != nil {
+		o.adjust(create, create["HostConfig"].(map[string]any))
+	}
 	var created struct {
 		ID string `json:"Id"`
 	}
-	env.docker.must(t, "POST", "/containers/create?name="+b.name, create, &created)
+	b.api().must(t, "POST", "/containers/create?name="+b.name, create, &created)
 	b.id = created.ID
 	t.Cleanup(func() {
-		if err := env.docker.do("DELETE", "/containers/"+b.id+"?force=1", nil, nil); err != nil && !strings.Contains(err.Error(), "No such container") {
+		if err := b.api().do("DELETE", "/containers/"+b.id+"?force=1", nil, nil); err != nil && !strings.Contains(err.Error(), "No such container") {
 			t.Errorf("removing container %s: %v", b.name, err)
 		}
-		if err := env.docker.do("DELETE", "/volumes/"+b.volume, nil, nil); err != nil {
+		if err := b.api().do("DELETE", "/volumes/"+b.volume, nil, nil); err != nil {
 			t.Errorf("removing volume %s: %v", b.volume, err)
 		}
 	})
@@ -80,15 +104,21 @@ func newBox(t *testing.T, boot ...string) *box {
 	return b
 }
 
+// api is the daemon that has the container.
+func (b *box) api() *dockerAPI { return cmp.Or(b.docker, env.docker) }
+
 // start starts the container, for the first time or again, and waits until it
 // takes requests.
 func (b *box) start(t *testing.T) {
 	t.Helper()
-	env.docker.must(t, "POST", "/containers/"+b.id+"/start", nil, nil)
-	got := env.docker.inspect(t, b.id, false)
-	b.pid, b.upper = got.State.Pid, got.GraphDriver.Data["UpperDir"]
-	if b.upper == "" {
-		t.Fatalf("container %s has no UpperDir: driver %s, data %v; these tests need the overlay2 driver", b.name, got.GraphDriver.Name, got.GraphDriver.Data)
+	b.api().must(t, "POST", "/containers/"+b.id+"/start", nil, nil)
+	got := b.api().inspect(t, b.id, false)
+	b.pid = got.State.Pid
+	if name := got.GraphDriver.Name; name == "vfs" || name == "btrfs" {
+		// Its root is the layer: the mount table tells where that is on the host.
+		b.upper = rootOnHost(t, b.pid)
+	} else {
+		b.upper, _ = got.place(t)
 	}
 	eventually(t, 60*time.Second, "the container takes requests", func() error {
 		c, err := net.Dial("unix", filepath.Join(b.ctl, "socket"))
@@ -97,6 +127,28 @@ func (b *box) start(t *testing.T) {
 		}
 		return c.Close()
 	})
+}
+
+// rootOnHost is the directory of the host that a process has for its root.
+func rootOnHost(t *testing.T, pid int) string {
+	t.Helper()
+	find := func(file, point string) (device, root string) {
+		table, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(table)) {
+			if f := strings.Fields(line); f[4] == point {
+				device, root = f[2], f[3]
+			}
+		}
+		return device, root
+	}
+	device, root := find(fmt.Sprintf("/proc/%d/mountinfo", pid), "/")
+	if on, _ := find("/proc/self/mountinfo", "/scratch"); on != device {
+		t.Fatalf("the root of process %d is on device %s, /scratch is %s", pid, device, on)
+	}
+	return "/scratch" + root
 }
 
 // eventually polls until fn returns nil.
@@ -227,6 +279,20 @@ func (p *proc) finish(t *testing.T) []proto.Result {
 	}
 	_ = p.close()
 	return all
+}
+
+// kill kills a process, whose pid the host knows as that, and waits for its end.
+func (p *proc) kill(t *testing.T, pid int) {
+	t.Helper()
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatalf("killing process %s: %v", p.name, err)
+	}
+	for p.read(t) != nil {
+	}
+	if p.exit.Signal == "" {
+		t.Errorf("process %s was to be killed, but ended by itself: %+v", p.name, *p.exit)
+	}
+	_ = p.close()
 }
 
 // run runs the workload program as name and returns what each operation did.
@@ -421,11 +487,15 @@ func settle(t *testing.T, upper string) {
 // upperIsExt4 tells whether disk use can be predicted to the block.
 func (b *box) upperIsExt4(t *testing.T) bool {
 	t.Helper()
-	var st unix.Statfs_t
-	if err := unix.Statfs(b.upper, &st); err != nil {
-		t.Fatal(err)
-	}
-	return st.Type == unix.EXT4_SUPER_MAGIC
+	return fileSystem(t, b.upper) == unix.EXT4_SUPER_MAGIC
+}
+
+// exactDisk tells whether all disk growth can be attributed: on xfs and btrfs the
+// allocations cannot be read where modules have no BTF.
+func (b *box) exactDisk(t *testing.T) bool {
+	t.Helper()
+	is := fileSystem(t, b.upper)
+	return is != unix.XFS_SUPER_MAGIC && is != unix.BTRFS_SUPER_MAGIC || kernelAtLeast(5, 15)
 }
 
 // try runs a program of the container, for use beside other goroutines.

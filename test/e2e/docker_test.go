@@ -27,6 +27,11 @@ func newDockerAPI() *dockerAPI {
 	if h := os.Getenv("DOCKER_HOST"); strings.HasPrefix(h, "unix://") {
 		socket = strings.TrimPrefix(h, "unix://")
 	}
+	return dockerAt(socket)
+}
+
+// dockerAt speaks to the daemon that listens on a unix socket.
+func dockerAt(socket string) *dockerAPI {
 	return &dockerAPI{client: &http.Client{
 		Timeout: 2 * time.Minute,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

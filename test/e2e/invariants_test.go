@@ -58,26 +58,33 @@ func checkInvariants(t *testing.T, s *session, b *box) {
 	}
 
 	// The stream says what the disk says, by three tools.
-	got := env.docker.inspect(t, b.id, true)
+	got := b.api().inspect(t, b.id, true)
 	if got.SizeRw == nil {
 		t.Fatalf("%s: docker inspect -s says no SizeRw", b.name)
 	}
 	after := walkLayer(t, b.upper)
-	if b.longPaths {
+	if b.plain {
+		// Docker compares it with the image.
+	} else if b.longPaths {
 		// Docker's own walk fails.
 		equal("this test is wrong: SizeRw of docker inspect -s", *got.SizeRw, -1)
-	} else {
+	} else if got.GraphDriver.Name == overlay2 {
 		equal("last size, against SizeRw of docker inspect -s", last.Size, *got.SizeRw)
+	} else {
+		equal("last allocated, against SizeRw of docker inspect -s", last.Allocated, *got.SizeRw)
 	}
 	equal("last size, against a walk of the layer", last.Size, after.size)
 	equal("last allocated, against du -s --block-size=1", last.Allocated, du(t, b.upper))
 	equal("last allocated, against a walk of the layer", last.Allocated, after.disk)
 
 	// Everything was attributed and nothing lost.
+	exactDisk := b.exactDisk(t)
 	equal("unattributed_size", last.UnattributedSize, 0)
-	equal("unattributed_disk", last.UnattributedDisk, 0)
+	if exactDisk {
+		equal("unattributed_disk", last.UnattributedDisk, 0)
+	}
 	nobody := func(g *growth) bool {
-		return b.of(g) && (g.Process == nil || slices.Contains(g.Causes, "unattributed"))
+		return b.of(g) && (g.Process == nil || slices.Contains(g.Causes, "unattributed")) && (exactDisk || g.SizeGrowth != 0)
 	}
 	if n := s.sum(nobody); n.records > 0 {
 		t.Errorf("%s: %d growth records without a process:\n%s", b.name, n.records, s.linesOf(nobody))
@@ -90,7 +97,7 @@ func checkInvariants(t *testing.T, s *session, b *box) {
 			t.Errorf("%s: loss: %+v", b.name, l)
 		}
 	}
-	if s.session.Coverage != "full" {
+	if s.session.Coverage != "full" && exactDisk {
 		t.Errorf("coverage is %q: %v", s.session.Coverage, s.session.Reasons)
 	}
 
@@ -100,7 +107,7 @@ func checkInvariants(t *testing.T, s *session, b *box) {
 		equal("baseline_allocated, against a walk before", first.BaselineAllocated, b.before.disk)
 		checkInodes(t, s, b, after)
 	}
-	checkFiles(t, s, b, after)
+	checkFiles(t, s, b, after, exactDisk)
 	if t.Failed() {
 		t.Logf("%s: the last layer record: %+v", b.name, last)
 	}
@@ -224,20 +231,25 @@ func (g groups) join(a, b string) {
 func inodeKey(n uint64) string { return fmt.Sprintf("inode %d", n) }
 
 // checkFiles requires that what the stream says last about a file that still
-// exists is what the disk says.
-func checkFiles(t *testing.T, s *session, b *box, after *layerWalk) {
+// exists is what the disk says, of allocated bytes only if they are known exactly.
+func checkFiles(t *testing.T, s *session, b *box, after *layerWalk, exactDisk bool) {
 	t.Helper()
 	newest := map[uint64]*growth{}
+	// Of files that followed one another under one name, one record tells the end.
+	ended := map[string]uint64{}
 	for i := range s.growth {
 		if g := &s.growth[i]; b.of(g) && g.Process != nil {
 			newest[g.File.Inode] = g
+			if g.File.Deleted {
+				ended[g.path()] = g.Seq
+			}
 		}
 	}
 	bad := 0
 	for number, g := range newest {
 		is := after.inodes[number]
 		if is == nil {
-			if !g.File.Deleted && g.File.Origin != record.OriginWhiteout {
+			if !g.File.Deleted && g.File.Origin != record.OriginWhiteout && ended[g.path()] < g.Seq {
 				t.Errorf("%s: inode %d is not in the layer any more, but its last record does not say so:\n%s", b.name, number, g.line)
 				bad++
 			}
@@ -248,7 +260,7 @@ func checkFiles(t *testing.T, s *session, b *box, after *layerWalk) {
 			// have been given again to a file that has no record of its own.
 			continue
 		}
-		if g.File.Size != is.size && g.File.Origin != record.OriginDirectory || g.File.Allocated != is.disk {
+		if g.File.Size != is.size && g.File.Origin != record.OriginDirectory || exactDisk && g.File.Allocated != is.disk {
 			t.Errorf("%s: inode %d %q has size %d and %d allocated bytes, its last record says otherwise:\n%s", b.name, number, is.paths, is.size, is.disk, g.line)
 			bad++
 		}

@@ -76,14 +76,14 @@ func TestLifecycle(t *testing.T) {
 	settle(t, b.upper)
 	s.until(seenLimit, "the layer record says what Docker says", func(v *view) error {
 		l, err := v.lastLayer(b)
-		if err == nil && (l.Size != *env.docker.inspect(t, b.id, true).SizeRw || l.Allocated != du(t, b.upper)) {
+		if err == nil && (l.Size != b.size(t) || l.Allocated != du(t, b.upper)) {
 			err = fmt.Errorf("it says %+v", l)
 		}
 		return err
 	})
-	size, allocated := *env.docker.inspect(t, b.id, true).SizeRw, du(t, b.upper)
+	size, allocated := b.size(t), du(t, b.upper)
 	if size != bootSize*2+3000 {
-		t.Fatalf("this test is wrong: SizeRw is %d, want %d", size, bootSize*2+3000)
+		t.Fatalf("this test is wrong: the layer has %d, want %d", size, bootSize*2+3000)
 	}
 	env.docker.must(t, "DELETE", "/containers/"+b.id+"?force=1", nil, nil)
 	s.exited(0)
@@ -162,11 +162,11 @@ func TestRunToCompletion(t *testing.T) {
 	if waited.StatusCode != 0 {
 		t.Fatalf("the container's process failed: %+v", waited)
 	}
-	got := env.docker.inspect(t, b.id, true)
-	b.upper = got.GraphDriver.Data["UpperDir"]
+	got := env.docker.inspect(t, b.id, false)
+	b.upper, _ = got.place(t)
 	want := int64(54_321) + img("chmod")
-	if *got.SizeRw != want {
-		t.Fatalf("this test is wrong: SizeRw is %d, want %d", *got.SizeRw, want)
+	if size := b.size(t); size != want {
+		t.Fatalf("this test is wrong: the layer's size is %d, want %d", size, want)
 	}
 	s.until(seenLimit, "the container's only process", func(v *view) error { return grown(v, b, "workload", want) })
 	s.quiet(b)

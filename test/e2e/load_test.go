@@ -240,6 +240,10 @@ func TestSoak(t *testing.T) {
 	b.before = walkLayer(t, b.upper)
 	s := launch(t, "--interval", "1s", b.name)
 	s.ready()
+	s.until(seenLimit, "the first layer record", func(v *view) error {
+		_, err := v.lastLayer(b)
+		return err
+	})
 	stop := startBusy(t, b)
 	began := time.Now()
 	step := max(length/20, time.Second)

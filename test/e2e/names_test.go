@@ -54,7 +54,7 @@ func TestNames(t *testing.T) {
 	}
 	t.Run("deep tree", func(t *testing.T) {
 		defer s.in(t)()
-		const depth = 60
+		const depth = 200
 		b.run(t, "deep", "mkdir", "path=/w/deep", "then", "deepdirs", "path=/w/deep", "name=level", fmt.Sprintf("depth=%d", depth), "size=4242")
 		path := "/w/deep" + strings.Repeat("/level", depth) + "/deepest"
 		s.until(seenLimit, "the deepest file", func(v *view) error { return grownAt(v, b, "deep", path, 4242) })
@@ -109,6 +109,20 @@ func TestLongPaths(t *testing.T) {
 			return grown(v, b, w.name, w.size)
 		})
 	}
+	// The longest path that a system call takes is shown whole.
+	const levels, longest = 204, 4095
+	b.run(t, "prep", "mkdir", "path=/w/edge", "then", "deepdirs", "path=/w/edge", "name="+strings.Repeat("E", 19), fmt.Sprintf("depth=%d", levels), "size=1000")
+	edge := "/w/edge" + strings.Repeat("/"+strings.Repeat("E", 19), levels) + "/deepest"
+	if len(edge) != longest {
+		t.Fatalf("this test is wrong: the path has %d bytes", len(edge))
+	}
+	b.run(t, "edger", "append", "path="+edge, "size=10", "then", "unlink", "path="+edge)
+	s.until(seenLimit, "the file at the end of the longest path", func(v *view) error {
+		if err := grownAt(v, b, "prep", edge, 1000); err != nil {
+			return err
+		}
+		return grownAt(v, b, "edger", edge, -1000)
+	})
 	s.quiet(b)
 }
 

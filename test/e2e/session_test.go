@@ -25,9 +25,9 @@ import (
 )
 
 const (
-	startLimit = 60 * time.Second // from exec to the session record
-	seenLimit  = 30 * time.Second // from a write to its record
-	exitLimit  = 60 * time.Second // from a signal to the exit
+	startLimit = 2 * time.Minute // from exec to the session record
+	seenLimit  = time.Minute     // from a write to its record
+	exitLimit  = 2 * time.Minute // from a signal to the exit
 )
 
 // session is a run of layertrace watch -o ndjson.
@@ -55,6 +55,7 @@ type view struct {
 	layers  []record.Layer
 	events  []record.ContainerEvent
 	losses  []record.Loss
+	logs    []record.Log
 	summary *record.Summary
 }
 
@@ -123,8 +124,13 @@ func (w lockedWriter) Write(p []byte) (int, error) {
 // launch starts layertrace without waiting for anything.
 func launch(t *testing.T, args ...string) *session {
 	t.Helper()
-	s := &session{t: t, args: append([]string{"watch", "-o", "ndjson"}, args...), more: make(chan struct{}, 1), ended: make(chan struct{})}
-	s.cmd = exec.Command(env.bin, s.args...)
+	return launchCommand(t, exec.Command(env.bin, append([]string{"watch", "-o", "ndjson"}, args...)...))
+}
+
+// launchCommand is launch with a command line of its own.
+func launchCommand(t *testing.T, cmd *exec.Cmd) *session {
+	t.Helper()
+	s := &session{t: t, args: cmd.Args[1:], cmd: cmd, more: make(chan struct{}, 1), ended: make(chan struct{})}
 	s.cmd.Stderr = lockedWriter{s}
 	// A signal to the test's process group must not reach it twice.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -291,6 +297,12 @@ func (s *session) take(line []byte) error {
 			return err
 		}
 		s.losses = append(s.losses, l)
+	case "log":
+		var l record.Log
+		if err := parse(&l); err != nil {
+			return err
+		}
+		s.logs = append(s.logs, l)
 	case "summary":
 		s.summary = &record.Summary{}
 		return parse(s.summary)

@@ -41,19 +41,24 @@ apt_get() {
 # refresh costs more than most installations. A fresh machine has none, an old one points at
 # versions that are gone: both fail at once, and then the lists are refreshed.
 apt_install() {
-	local log
+	local log lock status=0
 	require_root
-	say "installing $*"
 	log=$(mktemp)
-	if ! apt_get install --no-install-recommends "$@" >"$log" 2>&1; then
-		if ! { apt_get update && apt_get install --no-install-recommends "$@"; } >"$log" 2>&1; then
-			tail -n 15 "$log" >&2
-			rm -f "$log"
-			say "could not install: $*"
-			return 1
-		fi
+	# apt waits for another run that installs, but not for one that refreshes the lists. What the
+	# packages start must not keep the lock.
+	mkdir -p /run/lock
+	exec {lock}>>/run/lock/layertrace-apt
+	flock "$lock"
+	say "installing $*"
+	{ apt_get install --no-install-recommends "$@" ||
+		{ apt_get update && apt_get install --no-install-recommends "$@"; }; } >"$log" 2>&1 {lock}>&- || status=1
+	exec {lock}>&-
+	if ((status != 0)); then
+		tail -n 15 "$log" >&2
+		say "could not install: $*"
 	fi
 	rm -f "$log"
+	return "$status"
 }
 
 present() {

@@ -10,6 +10,23 @@ package event
 // one tracer. The caller chooses it; zero is not a valid id.
 type LayerID uint32
 
+// Upper is the upper directory of a layer.
+type Upper struct {
+	// Device is the kernel's number (major<<20 | minor) of the file system that the
+	// directory is on, as in the mount table: stat gives another one on btrfs. That
+	// other one is what a plain directory there needs.
+	Device uint64
+	Inode  uint64
+	// FileSystem is its type as the mount table names it: ext4, xfs, btrfs, …
+	FileSystem string
+	// Mounted tells whether an overlay uses the directory at this moment. The
+	// kernel side follows later mounts and unmounts by itself.
+	Mounted bool
+	// Plain: there is no overlay above the directory, its files are written as they
+	// are. Then Mounted tells whether it is in use, and the caller follows that.
+	Plain bool
+}
+
 // FileID names one inode of a layer's file system for the whole of its life.
 // Inode numbers are reused by file systems; Generation tells their lives apart.
 // Generation 0 is an inode that existed when the baseline was taken; any other
@@ -35,8 +52,8 @@ type ProcessID struct {
 type Process struct {
 	ID        ProcessID
 	ParentPID uint32
-	// CgroupID is the process's cgroup in the v2 hierarchy: the inode number of
-	// its directory below /sys/fs/cgroup.
+	// CgroupID is the process's cgroup: the inode number of its directory in the v2
+	// hierarchy, or in that of the tracer's cgroup v1 controller.
 	CgroupID uint64
 	// Name is the thread group leader's comm, raw bytes, at most 15.
 	Name string
@@ -58,15 +75,19 @@ const (
 	// or a nameless one (O_TMPFILE) its first.
 	FileLinked
 	// FileRenamed: the inode is now called Parent/Name (and no longer what it
-	// was called before; of a directory, everything below it moves too).
+	// was called before; of a directory, everything below it moves too). What had
+	// that name before has lost it; no event of its own says so.
 	FileRenamed
-	// FileUnlinked: the name Parent/Name is gone, the inode may have others.
+	// FileUnlinked: the name Parent/Name is gone, the inode may have others or be
+	// open.
 	FileUnlinked
 	// FileWhiteout: Parent/Name of the image was deleted, the layer now holds a
-	// whiteout. File is zero: all whiteouts may share one inode.
+	// whiteout. File is zero, since whiteouts may share one inode and take nothing;
+	// but for one that a rename has left and that takes disk.
 	FileWhiteout
 	// FileGone: the inode was freed. Parent and Name are empty. Its FileID never
-	// comes again.
+	// comes again. While no overlay mount uses the layer, it is a part of the
+	// layer's removal, for which there are no FileUnlinked and no Deltas.
 	FileGone
 )
 
@@ -120,9 +141,6 @@ type Covered struct {
 	Device  uint64  // kernel s_dev of the file's superblock: major<<20 | minor
 	Inode   uint64
 	Process ProcessID
-	// MountPath is the path from the root of the file's mount, not from the
-	// container's root; empty if not known.
-	MountPath string
 	// Path is the path as the writing process would name it in its own mount
 	// namespace, crossing mounts; empty if not known.
 	Path    string

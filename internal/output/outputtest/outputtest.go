@@ -14,10 +14,13 @@ import (
 	"github.com/layertrace/layertrace/docs/schema"
 )
 
-// compiled is made at the first use; it never changes afterwards.
-var compiled = sync.OnceValues(compile)
+// Compiled at the first use; they never change afterwards.
+var (
+	records      = sync.OnceValues(func() (*jsonschema.Schema, error) { return compile("record.schema.json") })
+	explanations = sync.OnceValues(func() (*jsonschema.Schema, error) { return compile("explanation.schema.json") })
+)
 
-func compile() (*jsonschema.Schema, error) {
+func compile(which string) (*jsonschema.Schema, error) {
 	c := jsonschema.NewCompiler()
 	c.AssertFormat()
 	files, err := fs.Glob(schema.FS, "v1/*.json")
@@ -41,7 +44,7 @@ func compile() (*jsonschema.Schema, error) {
 		if err := c.AddResource(id, doc); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		if path.Base(name) == "record.schema.json" {
+		if path.Base(name) == which {
 			root = id
 		}
 	}
@@ -52,20 +55,27 @@ func compile() (*jsonschema.Schema, error) {
 // docs/schema: that it is one JSON object that fits the schema of its type, and
 // of no other. It is safe for concurrent use.
 func Validate(line []byte) error {
-	s, err := compiled()
-	if err != nil {
-		return fmt.Errorf("the schema itself: %w", err)
-	}
 	line = bytes.TrimSuffix(line, []byte("\n"))
 	if bytes.ContainsRune(line, '\n') {
 		return errors.New("more than one line")
 	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(line))
+	return validate(records, line)
+}
+
+// ValidateExplanation checks what explain says in JSON.
+func ValidateExplanation(text []byte) error { return validate(explanations, text) }
+
+func validate(schema func() (*jsonschema.Schema, error), text []byte) error {
+	s, err := schema()
 	if err != nil {
-		return fmt.Errorf("line %q: %w", line, err)
+		return fmt.Errorf("the schema itself: %w", err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err != nil {
+		return fmt.Errorf("line %q: %w", text, err)
 	}
 	if err := s.Validate(doc); err != nil {
-		return fmt.Errorf("line %q: %w", line, err)
+		return fmt.Errorf("line %q: %w", text, err)
 	}
 	return nil
 }

@@ -39,6 +39,15 @@ type Result struct {
 	Detail string `json:"detail,omitempty"`
 }
 
+// String is for messages.
+func (r Result) String() string {
+	text := fmt.Sprintf("%s %q wrote %d in %d, size %d to %d, disk %d to %d", r.Op, r.Path, r.Written, r.Writes, r.SizeBefore, r.SizeAfter, r.DiskBefore, r.DiskAfter)
+	if r.Errno != "" {
+		text += ", " + r.Errno
+	}
+	return text
+}
+
 // Growth is the change of st_size of the result's path.
 func (r Result) Growth() int64 { return max(r.SizeAfter, 0) - max(r.SizeBefore, 0) }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/layertrace/layertrace/internal/aggregate"
 	"github.com/layertrace/layertrace/internal/layer"
+	"github.com/layertrace/layertrace/tracer"
 	"github.com/layertrace/layertrace/tracer/event"
 )
 
@@ -54,7 +55,11 @@ func (s *Session) compare(ctx context.Context, w *watched) ([]aggregate.Diff, er
 	if err != nil || same {
 		return nil, err
 	}
-	found, err := readLayer(ctx, w.upper.path)
+	var found []aggregate.Found
+	err = s.meanwhile(ctx, func() (err error) {
+		found, err = readLayer(ctx, w.upper.path)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -67,27 +72,37 @@ func (s *Session) compare(ctx context.Context, w *watched) ([]aggregate.Diff, er
 	}
 	defer root.close()
 	open := doubts(found, s.agg.Compare(w.layer, found))
-	diffs, err := s.verify(ctx, w, root, open)
+	diffs, err := s.verify(ctx, w, root, open, false)
 	if err != nil || len(diffs) == 0 {
 		return diffs, err
 	}
 	// A write may have been caught halfway: its size is on the disk, the hook at
 	// its end has yet to run. It does not stay there.
-	select {
-	case <-s.cfg.Clock.After(confirmAfter):
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	err = s.meanwhile(ctx, func() error {
+		select {
+		case <-s.cfg.Clock.After(confirmAfter):
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	if err != nil {
+		return nil, err
 	}
 	if err := s.collectUnlessTorn(w); err != nil {
 		return nil, err
 	}
-	return s.verify(ctx, w, root, open)
+	return s.verify(ctx, w, root, open, true)
 }
 
 // totalsMatch is the short way: the sums alone. It spares both sides a list of
 // all files when nothing is wrong, as should be always, and nobody is writing.
 func (s *Session) totalsMatch(ctx context.Context, w *watched) (bool, error) {
-	disk, err := layer.Measure(ctx, w.upper.path)
+	var disk layer.Totals
+	err := s.meanwhile(ctx, func() (err error) {
+		disk, err = layer.Measure(ctx, w.upper.path)
+		return err
+	})
 	if err != nil {
 		return false, err
 	}
@@ -98,9 +113,9 @@ func (s *Session) totalsMatch(ctx context.Context, w *watched) (bool, error) {
 	return ok && books.Size == disk.Size && books.Allocated == disk.Allocated && books.Files == disk.Files, nil
 }
 
-// collectUnlessTorn collects what happened during a walk. If that includes
-// deletions although no overlay uses the layer, then the runtime is removing it,
-// and what was walked is neither the layer as it was nor one that will last.
+// collectUnlessTorn collects what happened during a walk. If files were freed
+// although no overlay uses the layer, then the runtime is removing it, and what was
+// walked is neither the layer as it was nor one that will last.
 func (s *Session) collectUnlessTorn(w *watched) error {
 	batch, err := s.collectBatch()
 	if err != nil {
@@ -110,8 +125,7 @@ func (s *Session) collectUnlessTorn(w *watched) error {
 		return nil
 	}
 	for i := range batch.Files {
-		e := &batch.Files[i]
-		if e.Layer == w.layer && (e.Op == event.FileUnlinked || e.Op == event.FileGone) {
+		if e := &batch.Files[i]; e.Layer == w.layer && e.Op == event.FileGone {
 			return errTeardown
 		}
 	}
@@ -157,7 +171,7 @@ type doubt struct {
 	diff aggregate.Diff
 	// walked is what the walk said; nil if it did not come across the file.
 	walked *aggregate.Found
-	events mark
+	mark   mark
 }
 
 // whole reports whether the difference is the layer's, not a file's.
@@ -188,8 +202,9 @@ func doubts(found []aggregate.Found, diffs []aggregate.Diff) []doubt {
 // verify looks at each file again until nothing happened to it between two looks
 // at the kernel side's ledger: then what stat says in between is what the books
 // should say after everything was collected. A file that is never at rest is
-// left to the ledger.
-func (s *Session) verify(ctx context.Context, w *watched, root upperDir, open []doubt) ([]aggregate.Diff, error) {
+// left to the ledger. With turn the caller is going to book what is returned, and
+// the ledger is brought in step with it.
+func (s *Session) verify(ctx context.Context, w *watched, root upperDir, open []doubt, turn bool) ([]aggregate.Diff, error) {
 	var whole, sure []aggregate.Diff
 	for range auditRounds {
 		if len(open) == 0 || ctx.Err() != nil {
@@ -197,7 +212,7 @@ func (s *Session) verify(ctx context.Context, w *watched, root upperDir, open []
 		}
 		for i := range open {
 			var err error
-			if open[i].events, err = s.mark(w, open[i].diff.File.Inode); err != nil {
+			if open[i].mark, err = s.mark(w, open[i].diff.File.Inode); err != nil {
 				return nil, err
 			}
 		}
@@ -210,15 +225,22 @@ func (s *Session) verify(ctx context.Context, w *watched, root upperDir, open []
 				whole = append(whole, d.diff)
 				continue
 			}
-			diff, settled := s.look(w, root, &d)
+			diff, is, settled := s.look(w, root, &d)
 			now, err := s.mark(w, d.diff.File.Inode)
 			if err != nil {
 				return nil, err
 			}
+			differs := diff.Size != 0 || diff.Disk != 0 || diff.Gone
+			settled = settled && now.same(&d.mark)
+			if settled && differs && turn && is != nil {
+				if settled, err = s.turn(w, &d.mark, *is); err != nil {
+					return nil, err
+				}
+			}
 			switch {
-			case !settled || now != d.events:
+			case !settled:
 				restless = append(restless, d)
-			case diff.Size != 0 || diff.Disk != 0 || diff.Gone:
+			case differs:
 				sure = append(sure, diff)
 			}
 		}
@@ -232,50 +254,67 @@ func (s *Session) verify(ctx context.Context, w *watched, root upperDir, open []
 	return sure, ctx.Err()
 }
 
-// look returns what the disk has beyond the books now. settled is false if the
-// answer may be wrong.
-func (s *Session) look(w *watched, root upperDir, d *doubt) (diff aggregate.Diff, settled bool) {
+// look returns what the disk has beyond the books now, and what the file is on
+// the disk if it was found there. settled is false if the answer may be wrong.
+func (s *Session) look(w *watched, root upperDir, d *doubt) (diff aggregate.Diff, is *sizes, settled bool) {
 	diff = d.diff
 	path, size, disk, booked := s.agg.Booked(w.layer, d.diff.File)
 	st, found := root.stat(d.diff.File.Inode, d.diff.Path, path)
 	switch {
 	case found && booked:
 		diff.Size, diff.Disk, diff.Gone = st.size-size, st.disk-disk, false
-		return diff, true
+		return diff, &st, true
 	case found:
 		if d.walked == nil {
-			return diff, false
+			return diff, nil, false
 		}
 		diff.Size += st.size - d.walked.Size
 		diff.Disk += st.disk - d.walked.Disk
-		return diff, true
+		return diff, &st, true
 	case booked:
 		diff.Size, diff.Disk = -size, -disk
-		return diff, d.walked == nil && diff.Gone
+		return diff, nil, d.walked == nil && diff.Gone
 	case d.walked == nil && !diff.Gone:
-		return diff, true // bytes that stayed behind on a file without a name
+		return diff, nil, true // bytes that stayed behind on a file without a name
 	default:
-		return aggregate.Diff{}, true // the news of its deletion has come
+		return aggregate.Diff{}, nil, true // the news of its deletion has come
 	}
 }
 
-// mark is the ledger's page of an inode at one moment; equal marks mean that
-// nothing was booked in between.
+// mark is the ledger's page of an inode at one moment.
 type mark struct {
-	file   event.FileID
-	events uint64
-	known  bool
+	page  tracer.Entry
+	known bool
+}
+
+// same reports whether nothing was booked on the file between the two moments.
+func (m *mark) same(other *mark) bool {
+	return m.known == other.known && m.page.File == other.page.File && m.page.Events == other.page.Events
 }
 
 func (s *Session) mark(w *watched, inode uint64) (mark, error) {
+	return markOf(s.cfg.Kernel, w.upper.dev, inode)
+}
+
+func markOf(kernel Kernel, dev, inode uint64) (mark, error) {
 	if inode == 0 {
 		return mark{}, nil
 	}
-	e, ok, err := s.cfg.Kernel.Entry(w.upper.dev, inode)
+	e, ok, err := kernel.Entry(dev, inode)
 	if err != nil || !ok {
 		return mark{}, err
 	}
-	return mark{file: e.File, events: e.Events, known: true}, nil
+	return mark{page: e, known: true}, nil
+}
+
+// turn brings the ledger in step with what a file is on the disk, since the
+// difference is about to be booked: the next hook must not book it again. false:
+// something has happened to the file since m, and there may be no difference.
+func (s *Session) turn(w *watched, m *mark, is sizes) (bool, error) {
+	if !m.known {
+		return true, nil
+	}
+	return s.cfg.Kernel.Turn(w.upper.dev, m.page, is.size, is.disk)
 }
 
 // upperDir is an open layer. Processes of the container may change anything in

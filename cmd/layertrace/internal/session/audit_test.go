@@ -122,7 +122,7 @@ func TestAuditLeavesARemovalAlone(t *testing.T) {
 			}
 		}, c)
 		w.sleep(time.Second)
-		w.kernel.SetMounted(false)
+		w.kernel.MountAll(false)
 		sessiontest.Write(t, filepath.Join(c.UpperDir, "b"), 2500) // makes the sums differ
 		collects.Store(0)
 		stopped := c
@@ -177,6 +177,17 @@ func TestSelfAuditReportsWhatPersists(t *testing.T) {
 		w.sleep(3 * time.Second)
 		if n := len(w.unattributed()); n != 1 {
 			t.Errorf("reported %d times", n)
+		}
+		// What comes next is booked alone.
+		w.write(c, "a", 2310)
+		w.sleep(time.Second)
+		growths := of[*record.Growth](w.out)
+		if last := growths[len(growths)-1]; last.SizeGrowth != 10 {
+			t.Errorf("10 bytes appended later: %+v", last)
+		}
+		w.sleep(2 * suspectAge)
+		if n := len(w.unattributed()); n != 1 {
+			t.Errorf("reported %d times in the end", n)
 		}
 		w.finish()
 		w.equalsDisk(c)

@@ -11,6 +11,7 @@ import (
 	"github.com/layertrace/layertrace/internal/aggregate"
 	"github.com/layertrace/layertrace/internal/layer"
 	"github.com/layertrace/layertrace/internal/record"
+	"github.com/layertrace/layertrace/tracer"
 	"github.com/layertrace/layertrace/tracer/event"
 )
 
@@ -34,64 +35,31 @@ type scanned struct {
 	err   error
 }
 
-// scan takes the layer's baseline in a goroutine: a layer may hold millions of
-// files, and others want to be served meanwhile.
-func (s *Session) scan(ctx context.Context, w *watched) {
-	scan := newBaseline(s.cfg.Kernel, w.layer, w.upper)
-	root := w.upper.path
-	w.scanning, w.first = true, !s.synced
-	s.scanning++
+// beginScan holds back what is to be told of a container until its baseline is
+// taken, and if the session has yet to begin, the session.
+func (s *Session) beginScan(w *watched) {
+	w.beside = s.scanning > 0
+	if w.beside {
+		for _, other := range s.byLayer {
+			other.beside = true
+		}
+	}
+	if w.scanning {
+		return // for the second time
+	}
+	w.scanning, w.retried, w.first = true, false, !s.synced
 	if w.first {
 		s.first++
 	}
-	s.spawn(func() {
-		scan.hand = func(part scanned) error {
-			select {
-			case s.scans <- part:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		err := scan.run(ctx, root, s.scanSlot)
-		_ = scan.hand(scanned{layer: scan.layer, done: true, err: err})
-	})
 }
 
-// scanPart books a part of a baseline, and at its end does what had to wait.
-func (s *Session) scanPart(ctx context.Context, part scanned) error {
-	w := s.byLayer[part.layer]
-	for _, seed := range part.seeds {
-		s.agg.Seed(part.layer, seed)
-	}
-	if !part.done {
-		return nil
-	}
-	s.scanning--
+// endScan handles the changes that came while the baseline was taken.
+func (s *Session) endScan(ctx context.Context, w *watched) error {
+	w.scanning = false
 	if w.first {
+		w.first = false
 		s.first--
 	}
-	w.scanning = false
-	switch {
-	case part.err == nil:
-	case errors.Is(part.err, fs.ErrNotExist):
-		// The layer is gone; the container's removal will be reported.
-	default:
-		return fmt.Errorf("taking the baseline of %s: %w", w.facts.Name, part.err)
-	}
-	// The books tell files that came to life during the scan from the baseline
-	// by what the kernel side says of them, so that must be known first.
-	if err := s.collect(); err != nil {
-		return err
-	}
-	s.agg.SeedDone(part.layer)
-	w.seeded = true
-	s.rates[part.layer] = rateWindow{since: s.cfg.Clock.Now()}
-	return s.replay(ctx, w)
-}
-
-// replay handles the changes that came while the baseline was taken.
-func (s *Session) replay(ctx context.Context, w *watched) error {
 	for len(w.held) > 0 && !w.scanning {
 		next := w.held[0]
 		w.held = w.held[1:]
@@ -102,26 +70,181 @@ func (s *Session) replay(ctx context.Context, w *watched) error {
 	return s.flush()
 }
 
+// scan has the layer's baseline taken in a goroutine: a layer may hold millions of
+// files, and others want to be served meanwhile.
+func (s *Session) scan(ctx context.Context, w *watched) {
+	s.scanning++
+	s.toWalk = append(s.toWalk, newBaseline(s.cfg.Kernel, s.cfg.Clock, w.layer, w.upper))
+	s.walk(ctx)
+}
+
+// walk takes as many baselines as may be taken at a time.
+func (s *Session) walk(ctx context.Context) {
+	for s.walking < scansAtOnce && len(s.toWalk) > 0 {
+		scan := s.toWalk[0]
+		s.toWalk = s.toWalk[1:]
+		s.walking++
+		scan.hand = func(part scanned) error {
+			select {
+			case s.scans <- part:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		s.spawn(func() {
+			err := scan.run(ctx)
+			_ = scan.hand(scanned{layer: scan.layer, done: true, err: err})
+		})
+	}
+}
+
+// scanParts books a part of a baseline and those that wait behind it.
+func (s *Session) scanParts(ctx context.Context, part scanned) error {
+	for waiting := len(s.scans); ; waiting-- {
+		for _, seed := range part.seeds {
+			s.agg.Seed(part.layer, seed)
+		}
+		if part.done {
+			s.walked = append(s.walked, part)
+			s.walking--
+		}
+		if waiting == 0 {
+			break
+		}
+		part = <-s.scans
+	}
+	s.walk(ctx)
+	return s.endScans(ctx)
+}
+
+// endScans does what had to wait for baselines to be taken. Many layers are read
+// faster than the kernel's counters, so that these are read once for all of them;
+// before the session has begun, nobody waits for a single one.
+func (s *Session) endScans(ctx context.Context) error {
+	if len(s.walked) == 0 || !s.begun && !s.ending && (!s.synced || s.scanning > len(s.walked)) {
+		return nil
+	}
+	ended := s.walked
+	s.walked = nil
+	// The books tell files that came to life during the scan from the baseline
+	// by what the kernel side says of them, so that must be known first.
+	if err := s.collect(); err != nil {
+		return err
+	}
+	for _, part := range ended {
+		s.scanning--
+		if err := s.scanDone(ctx, s.byLayer[part.layer], part.err); err != nil {
+			return err
+		}
+	}
+	for s.scanning == 0 && len(s.again) > 0 {
+		w := s.again[0]
+		s.again = s.again[1:]
+		if err := s.watchLayer(ctx, w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scanDone ends the taking of a baseline.
+func (s *Session) scanDone(ctx context.Context, w *watched, err error) error {
+	switch {
+	case err == nil:
+	case errors.Is(err, fs.ErrNotExist):
+		// The layer is gone; the container's removal will be reported.
+	case errors.Is(err, tracer.ErrTableFull):
+		return s.noRoom(ctx, w)
+	default:
+		return fmt.Errorf("taking the baseline of %s: %w", w.facts.Name, err)
+	}
+	if w.late {
+		if size, disk := s.agg.SeedLate(w.layer); size != 0 || disk != 0 {
+			s.log.Info().Str("container", w.facts.Name).Int64("size", size).Int64("disk", disk).
+				Msg("container was noticed after it had started, what it held by then is unattributed")
+		}
+	} else {
+		s.agg.SeedDone(w.layer)
+	}
+	w.seeded = true
+	s.rates[w.layer] = rateWindow{since: s.cfg.Clock.Now()}
+	return s.endScan(ctx, w)
+}
+
+// noRoom deals with a layer for whose files the kernel side has no room. If other
+// baselines were taken at the same time, it may be one of those that is too large,
+// so this one is taken once more after them.
+func (s *Session) noRoom(ctx context.Context, w *watched) error {
+	id := w.layer
+	if err := s.release(w); err != nil {
+		return err
+	}
+	if w.beside && !w.retried {
+		s.log.Debug().Str("container", w.facts.Name).Msg("table of files is full, baseline will be taken again")
+		s.agg.Forget(id)
+		w.retried = true
+		s.again = append(s.again, w)
+		return nil
+	}
+	w.leftOut = true
+	if err := s.emit(s.agg.LeaveOut(id, s.cfg.Clock.Now())...); err != nil {
+		return err
+	}
+	s.untold = append(s.untold, w)
+	if err := s.tellLeftOut(); err != nil {
+		return err
+	}
+	return s.endScan(ctx, w)
+}
+
+// tellLeftOut goes on without the containers that there is no room for, if the
+// user did not name them or there are others.
+func (s *Session) tellLeftOut() error {
+	if !s.cfg.Select.All && !s.synced {
+		return nil // the others may not be known yet
+	}
+	for _, w := range s.untold {
+		err := fmt.Errorf("taking the baseline of %s: %w", w.facts.Name, tracer.ErrTableFull)
+		if !s.cfg.Select.All && !s.anyLeft() {
+			return err
+		}
+		s.goOnWithout(w, err, s.cfg.RoomHint)
+	}
+	s.untold = nil
+	return nil
+}
+
 // baseline is a layer.Visitor that tells the kernel side of each inode before it
 // looks at its size, so that what a writer does in between is not lost: either
 // the size has it already or the kernel side counts it.
 type baseline struct {
 	kernel Kernel
+	clock  Clock
 	layer  event.LayerID
+	root   string
 	dev    uint64
 	hand   func(scanned) error
 
 	dirs   map[uint64]event.FileID // directories by inode number
 	linked map[uint64]sizes        // what was settled for inodes with several names
-	// open are inodes that are tracked, but not settled. An inode is settled
-	// once, under whatever name it is seen first.
-	open  map[uint64]struct{}
+	// open are inodes that are tracked, but not settled, by the names that they had
+	// then. An inode is settled once, under whatever name it is seen first.
+	open  map[uint64]tracked
 	at    entered
 	again bool // a walk went before this one
 	seeds []aggregate.Baseline
+	fresh []fresh
 }
 
 type sizes struct{ size, disk int64 }
+
+// tracked is the name of an inode at the moment from which on it was tracked.
+type tracked struct {
+	parent uint64
+	name   string
+	mode   uint32
+}
 
 // entered is what the kernel side said of the inode that is looked at.
 type entered struct {
@@ -130,28 +253,22 @@ type entered struct {
 	known bool
 }
 
-func newBaseline(kernel Kernel, id event.LayerID, root upper) *baseline {
+func newBaseline(kernel Kernel, clock Clock, id event.LayerID, root upper) *baseline {
 	return &baseline{
-		kernel: kernel, layer: id, dev: root.dev,
+		kernel: kernel, clock: clock, layer: id, root: root.path, dev: root.dev,
 		dirs:   map[uint64]event.FileID{},
 		linked: map[uint64]sizes{},
-		open:   map[uint64]struct{}{root.inode: {}}, // tracked by AddLayer
+		open:   map[uint64]tracked{root.inode: {}}, // by AddLayer
 	}
 }
 
-func (b *baseline) run(ctx context.Context, root string, slots chan struct{}) error {
-	select {
-	case slots <- struct{}{}:
-		defer func() { <-slots }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+func (b *baseline) run(ctx context.Context) error {
 	for range walksAtMost {
 		before, err := b.kernel.Strays(b.layer)
 		if err != nil {
 			return err
 		}
-		if err := layer.Walk(ctx, root, b); err != nil {
+		if err := layer.Walk(ctx, b.root, b); err != nil {
 			return err
 		}
 		after, err := b.kernel.Strays(b.layer)
@@ -169,18 +286,21 @@ func (b *baseline) run(ctx context.Context, root string, slots chan struct{}) er
 		// walk was about to look at it. The next one finds what is not settled.
 		b.again = true
 	}
+	if err := b.recheck(ctx); err != nil {
+		return err
+	}
 	return b.handOver()
 }
 
 // Enter implements layer.Visitor.
-func (b *baseline) Enter(_ uint64, _ string, inode uint64, mode uint32) error {
+func (b *baseline) Enter(parent uint64, name string, inode uint64, mode uint32) error {
 	file, known, err := b.kernel.Track(b.layer, b.dev, inode, mode)
 	if err != nil {
-		return fmt.Errorf("tracking inode %d: %w", inode, err)
+		return err
 	}
 	if !known {
 		file = event.FileID{Inode: inode}
-		b.open[inode] = struct{}{}
+		b.open[inode] = tracked{parent, name, mode}
 	}
 	b.at = entered{inode: inode, file: file, known: known}
 	return nil
@@ -201,7 +321,7 @@ func (b *baseline) Visit(e *layer.Entry) error {
 	if err != nil || !ok {
 		return err
 	}
-	b.seeds = append(b.seeds, aggregate.Baseline{
+	seed := aggregate.Baseline{
 		File:   b.at.file,
 		Parent: b.dirs[e.Parent],
 		Name:   e.Name,
@@ -210,7 +330,16 @@ func (b *baseline) Visit(e *layer.Entry) error {
 		Links:  uint32(min(e.Nlink, 1<<32-1)),
 		Size:   was.size,
 		Disk:   was.disk,
-	})
+	}
+	if b.isFresh(e) {
+		b.fresh = append(b.fresh, fresh{seed: seed, path: inContainer(e.Path)})
+		return nil
+	}
+	return b.add(seed)
+}
+
+func (b *baseline) add(seed aggregate.Baseline) error {
+	b.seeds = append(b.seeds, seed)
 	if len(b.seeds) < seedsAtOnce {
 		return nil
 	}
@@ -218,18 +347,30 @@ func (b *baseline) Visit(e *layer.Entry) error {
 }
 
 // unsettled reports whether files were tracked but had another name when they were
-// to be looked at. Those that were deleted instead are none of the baseline.
+// to be looked at. Those that were deleted instead are none of the baseline, but
+// what the kernel side booked on them since wants a name.
 func (b *baseline) unsettled() (bool, error) {
 	for inode := range b.open {
 		entry, known, err := b.kernel.Entry(b.dev, inode)
 		if err != nil {
-			return false, fmt.Errorf("looking up inode %d: %w", inode, err)
+			return false, err
 		}
-		if !known || entry.Deleted {
-			delete(b.open, inode)
+		if known && !entry.Deleted {
+			continue
+		}
+		if err := b.vanished(inode); err != nil {
+			return false, err
 		}
 	}
 	return len(b.open) > 0, nil
+}
+
+func (b *baseline) vanished(inode uint64) error {
+	was := b.open[inode]
+	delete(b.open, inode)
+	return b.add(aggregate.Baseline{
+		File: event.FileID{Inode: inode}, Parent: b.dirs[was.parent], Name: was.name, Mode: was.mode, Gone: true,
+	})
 }
 
 // settled returns what counts as the inode's baseline; ok is false if it is gone.
@@ -243,6 +384,9 @@ func (b *baseline) settled(e *layer.Entry) (was sizes, ok bool, err error) {
 		return was, true, nil
 	}
 	was, ok, err = b.settle(e)
+	if err == nil && !ok {
+		return was, false, b.vanished(e.Inode)
+	}
 	delete(b.open, e.Inode)
 	if ok && e.Nlink > 1 && !e.Dir() {
 		b.linked[e.Inode] = was
@@ -256,7 +400,7 @@ func (b *baseline) settle(e *layer.Entry) (was sizes, ok bool, err error) {
 		baseSize, baseDisk, again, gone, err := b.kernel.Settle(b.layer, b.dev, e.Inode, size, disk)
 		switch {
 		case err != nil:
-			return sizes{}, false, fmt.Errorf("settling inode %d: %w", e.Inode, err)
+			return sizes{}, false, err
 		case gone:
 			return sizes{}, false, nil
 		case !again:

@@ -14,10 +14,15 @@ func (s *Session) finish(ctx context.Context, ended string) error {
 	if ended == record.EndedOutputClosed {
 		return nil
 	}
+	s.ending = true
 	if err := s.awaitScans(ctx); err != nil {
 		return s.abandon(err)
 	}
 	if !s.begun {
+		s.synced = true // nobody is waited for any more
+		if err := s.tellLeftOut(); err != nil {
+			return s.abandon(err)
+		}
 		if err := s.begin(); err != nil {
 			return s.abandon(err)
 		}
@@ -57,6 +62,7 @@ func (s *Session) abandon(err error) error {
 // conclude writes the last records and the summary.
 func (s *Session) conclude(ended string) error {
 	now := s.cfg.Clock.Now()
+	s.measureLogs(true)
 	if err := s.emit(s.agg.Final(now)...); err != nil {
 		return err
 	}
@@ -72,10 +78,13 @@ func (s *Session) conclude(ended string) error {
 // awaitScans lets baselines that are being taken be finished, so that no layer
 // ends with half of one. Who cannot wait for a large layer aborts.
 func (s *Session) awaitScans(ctx context.Context) error {
+	if err := s.endScans(ctx); err != nil {
+		return err
+	}
 	for s.scanning > 0 {
 		select {
 		case part := <-s.scans:
-			if err := s.scanPart(ctx, part); err != nil {
+			if err := s.scanParts(ctx, part); err != nil {
 				return err
 			}
 		case <-ctx.Done():

@@ -5,10 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/internal/record"
 	"github.com/layertrace/layertrace/resolver"
+	"github.com/layertrace/layertrace/tracer"
 	"github.com/layertrace/layertrace/tracer/event"
 )
 
@@ -21,16 +26,28 @@ type watched struct {
 	seeded  bool   // its baseline is in the books
 	mounted bool   // as the kernel side saw it last
 	cgroup  uint64 // watched for covered paths
-	// remapped says that its mount table was read again in this interval.
+	// remapped says that its mount table was read again in this interval; former
+	// are the mounts that were known before that.
 	remapped bool
+	former   []resolver.Mount
+
+	started bool // it was, while it was watched
+	// late says that it was created and started during the run, and may have
+	// written to its layer before that was watched.
+	late   bool
+	unseen bool // its layer was gone before it could be watched
 
 	// held are changes that came while the baseline was being taken. What they
 	// lead to, records of the layer, needs the baseline.
 	scanning bool
-	first    bool // it was there before the session began
+	first    bool // the session waits for it to begin
 	held     []resolver.Change
+	beside   bool // other baselines were taken at the same time
+	retried  bool // it is taken for the second time
+	leftOut  bool // there is no room for its files
 
 	suspects map[event.FileID]suspect
+	log      logWatch
 }
 
 // upper is a layer's directory. It is kept beside the container's facts, which
@@ -38,6 +55,7 @@ type watched struct {
 type upper struct {
 	path       string
 	dev, inode uint64
+	fileSystem string
 }
 
 // change is what followContainers hands over: a change, or that all existing
@@ -47,8 +65,8 @@ type change struct {
 	synced bool
 }
 
-// DriverError says that a container's storage driver keeps its layer in no
-// overlay.
+// DriverError says that a container's storage driver keeps its layer neither in an
+// overlay nor in a plain directory.
 type DriverError struct {
 	Container, Driver string
 }
@@ -77,12 +95,40 @@ func (s *Session) followContainers(ctx context.Context) {
 func (s *Session) handle(ctx context.Context, c change) error {
 	if c.synced {
 		s.synced = true
-		return nil
+		if err := s.endScans(ctx); err != nil {
+			return err
+		}
+		return s.tellLeftOut()
 	}
 	if err := s.apply(ctx, c.Change); err != nil {
 		return err
 	}
 	return s.flush()
+}
+
+// meanwhile runs f, which takes long and does not touch the session, in a goroutine.
+// Containers that turn up are watched at once: they may begin to write before f is
+// done. Other changes have to wait.
+func (s *Session) meanwhile(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	s.spawn(func() { done <- f() })
+	changes := s.changes
+	if s.ending {
+		changes = nil
+	}
+	var failed error
+	for {
+		select {
+		case err := <-done:
+			return errors.Join(failed, err)
+		case c := <-changes:
+			if c.Kind != resolver.Found || failed != nil {
+				s.later = append(s.later, c)
+				continue
+			}
+			failed = s.handle(ctx, c)
+		}
+	}
 }
 
 func (s *Session) apply(ctx context.Context, c resolver.Change) error {
@@ -91,8 +137,11 @@ func (s *Session) apply(ctx context.Context, c resolver.Change) error {
 		if c.Kind == resolver.Removed {
 			return nil
 		}
-		w = &watched{}
+		w = &watched{facts: c.Container}
 		s.byID[c.Container.ID] = w
+		if s.begun {
+			s.baseLog(w)
+		}
 	}
 	if w.scanning {
 		w.held = append(w.held, c)
@@ -101,6 +150,10 @@ func (s *Session) apply(ctx context.Context, c resolver.Change) error {
 	s.log.Debug().Str("container", c.Container.Name).Str("change", string(c.Kind)).Msg("container changed")
 
 	w.facts = c.Container
+	w.started = w.started || c.Kind == resolver.Started || w.facts.Running()
+	if err := s.noteInUse(w); err != nil {
+		return err
+	}
 	switch c.Kind {
 	case resolver.Removed:
 		return s.removed(w)
@@ -124,7 +177,7 @@ func (s *Session) apply(ctx context.Context, c resolver.Change) error {
 // its cgroup if covered paths are of interest.
 func (s *Session) attach(ctx context.Context, w *watched) error {
 	c := &w.facts
-	now := upper{path: c.UpperDir, dev: c.UpperDevice, inode: c.UpperInode}
+	now := upper{path: c.UpperPath(), dev: c.UpperDevice, inode: c.UpperInode, fileSystem: c.UpperFileSystem}
 	if w.layer != 0 && c.LayerErr == nil && (now.dev != w.upper.dev || now.inode != w.upper.inode) {
 		// A runtime keeps a container's layer for the container's life, so this
 		// is one that was made anew under the old id.
@@ -133,35 +186,90 @@ func (s *Session) attach(ctx context.Context, w *watched) error {
 		}
 	}
 	if w.layer == 0 {
-		if c.LayerErr != nil {
+		switch {
+		case w.leftOut:
+			return nil
+		case c.LayerErr != nil:
 			return s.noLayer(w)
 		}
 		w.upper = now
-		if err := s.addLayer(ctx, w); err != nil {
-			return s.skip(w, err)
-		}
+		return s.watchLayer(ctx, w)
 	}
 	return s.watchCgroup(w)
 }
 
-// addLayer makes the layer known to kernel side and books and takes its baseline.
-func (s *Session) addLayer(ctx context.Context, w *watched) error {
-	id := s.lastID + 1
-	mounted := w.facts.OverlayDevice != 0
-	if err := s.cfg.Kernel.AddLayer(id, w.upper.dev, w.upper.inode, mounted); err != nil {
-		return fmt.Errorf("watching the layer of %s: %w", w.facts.Name, err)
+// watchLayer begins to watch the container's upper directory.
+func (s *Session) watchLayer(ctx context.Context, w *watched) error {
+	if err := s.addLayer(ctx, w); err != nil {
+		return s.skip(w, err)
 	}
-	s.lastID = id
-	w.layer, w.mounted = id, mounted
+	return s.watchCgroup(w)
+}
+
+// addLayer makes the layer known to kernel side and books and begins to take its
+// baseline. That there is no room for it is no error here.
+func (s *Session) addLayer(ctx context.Context, w *watched) error {
+	s.beginScan(w)
+	err := s.openLayer(w)
+	switch {
+	case err == nil:
+		s.scan(ctx, w)
+		return nil
+	case errors.Is(err, tracer.ErrTableFull):
+		return s.noRoom(ctx, w)
+	case errors.Is(err, resolver.ErrVanished):
+		w.unseen = true
+		return s.endScan(ctx, w)
+	}
+	return errors.Join(fmt.Errorf("watching the layer of %s: %w", w.facts.Name, err), s.endScan(ctx, w))
+}
+
+// openLayer makes the layer known to kernel side and books. If there is no room for
+// it in the kernel, it stays in the books.
+func (s *Session) openLayer(w *watched) error {
+	id, err := s.newID()
+	if err != nil {
+		return err
+	}
+	w.layer, w.mounted, w.unseen = id, inUse(&w.facts), false
 	s.byLayer[id] = w
 	s.agg.AddLayer(id, w.facts.Record())
-	s.scan(ctx, w)
-	return nil
+	err = s.cfg.Kernel.AddLayer(id, event.Upper{
+		Device: w.upper.dev, Inode: w.upper.inode, FileSystem: w.upper.fileSystem, Mounted: w.mounted,
+		Plain: w.facts.Plain,
+	})
+	if err == nil && !w.upper.there() {
+		// The inode may be another layer's by now.
+		err = resolver.ErrVanished
+	}
+	if err == nil {
+		// It may have been mounted or unmounted since the facts were read. From
+		// here on the kernel side sees that for itself.
+		w.mounted = s.cfg.Containers.LayerMounted(&w.facts)
+		err = s.cfg.Kernel.SetMounted(id, w.mounted)
+		w.late = s.begun && w.facts.CreatedAt.After(s.began) && (w.started || w.mounted || !w.facts.StartedAt.IsZero())
+	}
+	if err != nil && !errors.Is(err, tracer.ErrTableFull) {
+		s.agg.Forget(id)
+		err = errors.Join(err, s.release(w))
+	}
+	return err
+}
+
+// there tells whether the directory is still the one that it was.
+func (u *upper) there() bool {
+	var st unix.Stat_t
+	return unix.Stat(u.path, &st) == nil && st.Ino == u.inode
 }
 
 // noLayer deals with a container whose upper directory is not known.
 func (s *Session) noLayer(w *watched) error {
-	if err := Watchable(&w.facts); err != nil {
+	switch err := Watchable(&w.facts); {
+	case err == nil:
+	case s.begun && errors.Is(err, fs.ErrNotExist):
+		s.goOnWithout(w, err, "") // it is likely to be gone by now
+		return nil
+	default:
 		return s.skip(w, err)
 	}
 	s.log.Info().Str("container", w.facts.Name).AnErr("cause", w.facts.LayerErr).
@@ -190,11 +298,20 @@ func (s *Session) skip(w *watched, err error) error {
 	if !s.cfg.Select.All {
 		return err
 	}
-	s.log.Warn().Str("container", w.facts.Name).Err(err).Msg("container is not watched")
+	s.goOnWithout(w, err, "")
+	return nil
+}
+
+// goOnWithout tells of a container that is not watched, and why.
+func (s *Session) goOnWithout(w *watched, err error, hint string) {
+	e := s.log.Warn().Str("container", w.facts.Name).Err(err)
+	if hint != "" {
+		e = e.Str("hint", hint)
+	}
+	e.Msg("container is not watched")
 	if !s.begun {
 		s.partial = append(s.partial, err.Error())
 	}
-	return nil
 }
 
 // watchCgroup follows the container's cgroup, which each start makes anew.
@@ -203,10 +320,24 @@ func (s *Session) watchCgroup(w *watched) error {
 	if !s.cfg.IncludeCovered || w.layer == 0 || id == 0 || id == w.cgroup {
 		return nil
 	}
+	if err := s.unwatchCgroup(w); err != nil {
+		return err
+	}
 	if err := s.cfg.Kernel.WatchCgroup(id, w.layer); err != nil {
 		return fmt.Errorf("watching the control group of %s: %w", w.facts.Name, err)
 	}
 	w.cgroup = id
+	return nil
+}
+
+func (s *Session) unwatchCgroup(w *watched) error {
+	if w.cgroup == 0 {
+		return nil
+	}
+	if err := s.cfg.Kernel.UnwatchCgroup(w.cgroup); err != nil {
+		return fmt.Errorf("releasing the control group of %s: %w", w.facts.Name, err)
+	}
+	w.cgroup = 0
 	return nil
 }
 
@@ -224,6 +355,7 @@ func (s *Session) stopped(ctx context.Context, w *watched) error {
 	}
 	now := s.cfg.Clock.Now()
 	s.checkLimit(w, now)
+	s.measureLog(w, true)
 	return s.emit(s.agg.Stopped(w.layer, now)...)
 }
 
@@ -236,10 +368,17 @@ func (s *Session) renamed(w *watched) error {
 
 func (s *Session) removed(w *watched) error {
 	delete(s.byID, w.facts.ID)
-	if w.layer == 0 {
-		return s.emit(s.event(record.ContainerRemoved, w))
+	if w.layer != 0 {
+		return s.detach(w)
 	}
-	return s.detach(w)
+	err := s.emit(s.event(record.ContainerRemoved, w))
+	unseen := w.unseen || w.facts.LayerErr != nil && !errors.Is(w.facts.LayerErr, resolver.ErrNoUpperDir)
+	if err == nil && unseen && w.started && !w.leftOut {
+		// What it wrote can not be known any more.
+		s.log.Warn().Str("container", w.facts.Name).AnErr("cause", w.facts.LayerErr).Msg("container came and went unseen")
+		err = s.emit(s.agg.Missed(w.facts.Record(), s.cfg.Clock.Now())...)
+	}
+	return err
 }
 
 // detach ends the layer's life in kernel side and books.
@@ -249,14 +388,39 @@ func (s *Session) detach(w *watched) error {
 	}
 	now := s.cfg.Clock.Now()
 	s.checkLimit(w, now)
-	if err := s.cfg.Kernel.RemoveLayer(w.layer); err != nil {
-		return fmt.Errorf("releasing the layer of %s: %w", w.facts.Name, err)
-	}
 	recs := s.agg.Removed(w.layer, now)
-	delete(s.byLayer, w.layer)
-	delete(s.rates, w.layer)
-	w.layer, w.seeded, w.cgroup, w.suspects = 0, false, 0, nil
+	if err := s.release(w); err != nil {
+		return err
+	}
 	return s.emit(recs...)
+}
+
+// release takes the layer from the kernel side. The books are the caller's.
+func (s *Session) release(w *watched) error {
+	id := w.layer
+	err := s.unwatchCgroup(w)
+	if removeErr := s.cfg.Kernel.RemoveLayer(id); removeErr != nil {
+		// Its id is lost then: nobody knows what may still come.
+		err = errors.Join(err, fmt.Errorf("releasing the layer of %s: %w", w.facts.Name, removeErr))
+	} else {
+		s.ids.free(id)
+	}
+	delete(s.byLayer, id)
+	delete(s.rates, id)
+	maps.DeleteFunc(s.touched, func(t touch, _ struct{}) bool { return t.layer == id })
+	w.layer, w.seeded, w.suspects = 0, false, nil
+	return err
+}
+
+// anyLeft reports whether there is a container that is watched or may come to be,
+// or one that was named is waited for.
+func (s *Session) anyLeft() bool {
+	for _, w := range s.byID {
+		if !w.leftOut {
+			return true
+		}
+	}
+	return s.cfg.Keep && len(s.byID) < len(s.cfg.Select.Refs)
 }
 
 // event makes the container record of an event.

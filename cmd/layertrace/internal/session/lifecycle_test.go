@@ -2,6 +2,9 @@ package session
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -14,6 +17,15 @@ import (
 
 func all(cfg *Config, _ *world) {
 	cfg.Select, cfg.Keep = resolver.Selection{All: true}, true
+}
+
+// held is a session in which baselines are not taken before goOn was called.
+func held(t *testing.T) (w *world, goOn func()) {
+	hold := make(chan struct{})
+	return run(t, func(cfg *Config, w *world) {
+		all(cfg, w)
+		w.kernel.OnTrack = func(uint64) bool { <-hold; return false }
+	}), func() { close(hold) }
 }
 
 func TestLaterContainerIsWatched(t *testing.T) {
@@ -48,10 +60,7 @@ func TestLaterContainerIsWatched(t *testing.T) {
 
 func TestChangesWaitForTheBaseline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := run(t, all)
-		for range scansAtOnce { // no slot is free
-			w.session.scanSlot <- struct{}{}
-		}
+		w, goOn := held(t)
 		c := sessiontest.NewContainer(t, "job", map[string]int{"a": 10})
 		for _, kind := range []resolver.ChangeKind{resolver.Found, resolver.Started, resolver.Stopped, resolver.Removed} {
 			w.containers.Send(kind, c)
@@ -60,7 +69,7 @@ func TestChangesWaitForTheBaseline(t *testing.T) {
 		if got := w.out.types()[1:]; !slices.Equal(got, []string{"found"}) {
 			t.Errorf("while the baseline is taken: %v", got)
 		}
-		<-w.session.scanSlot
+		goOn()
 		w.sleep(0)
 		got := w.out.types()[1:]
 		if want := []string{"found", "started", "layer", "stopped", "layer", "removed"}; !slices.Equal(got, want) {
@@ -73,10 +82,7 @@ func TestChangesWaitForTheBaseline(t *testing.T) {
 func TestEndWaitsForTheBaseline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := sessiontest.NewContainer(t, "job", map[string]int{"a": 10})
-		w := run(t, all)
-		for range scansAtOnce {
-			w.session.scanSlot <- struct{}{}
-		}
+		w, goOn := held(t)
 		w.containers.Send(resolver.Found, c)
 		w.sleep(0)
 		w.stop <- record.EndedSignal
@@ -84,7 +90,7 @@ func TestEndWaitsForTheBaseline(t *testing.T) {
 		if got := w.out.types()[1:]; !slices.Equal(got, []string{"found"}) {
 			t.Errorf("while the baseline is taken: %v", got)
 		}
-		<-w.session.scanSlot
+		goOn()
 		if err := w.end(); err != nil {
 			t.Fatal(err)
 		}
@@ -154,13 +160,13 @@ func TestRename(t *testing.T) {
 }
 
 func TestUnsupportedDriver(t *testing.T) {
-	broken := sessiontest.NewContainer(t, "vfsbox", nil)
-	broken.Driver, broken.LayerErr = "vfs", resolver.ErrNoUpperDir
+	broken := sessiontest.NewContainer(t, "zfsbox", nil)
+	broken.Driver, broken.LayerErr = "zfs", resolver.ErrNoUpperDir
 
 	t.Run("named", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var driver *DriverError
-			if err := run(t, nil, broken).end(); !errors.As(err, &driver) || driver.Driver != "vfs" {
+			if err := run(t, nil, broken).end(); !errors.As(err, &driver) || driver.Driver != "zfs" {
 				t.Errorf("Run: %v", err)
 			}
 		})
@@ -200,9 +206,160 @@ func TestCgroupsAreWatchedForCoveredPaths(t *testing.T) {
 		c.CgroupID = 8 // as after a restart
 		w.containers.Send(resolver.Started, c)
 		w.sleep(0)
-		if w.kernel.Cgroup(7) == 0 || w.kernel.Cgroup(8) != w.kernel.Cgroup(7) {
+		if w.kernel.Cgroup(7) != 0 || w.kernel.Cgroup(8) == 0 {
 			t.Errorf("layers of the cgroups: %d, %d", w.kernel.Cgroup(7), w.kernel.Cgroup(8))
 		}
+		w.containers.Send(resolver.Removed, c)
+		w.sleep(0)
+		if w.kernel.Cgroup(8) != 0 {
+			t.Error("the cgroup of a removed container is watched")
+		}
+		if err := w.end(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// Many layers take few readings of the kernel's counters.
+func TestManyBaselines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const count = 100
+		var list []resolver.Container
+		for i := range count {
+			list = append(list, sessiontest.NewContainer(t, fmt.Sprintf("c%02d", i), map[string]int{"a": 10}))
+		}
+		collects := 0
+		w := run(t, func(cfg *Config, w *world) {
+			all(cfg, w)
+			w.kernel.OnCollect = func() {
+				collects++
+				time.Sleep(time.Millisecond) // baselines are taken meanwhile
+			}
+		}, list...)
+		w.sleep(time.Second)
+		if collects > 4 {
+			t.Errorf("%d collections for %d baselines", collects, count)
+		}
 		w.finish()
+		if n := len(of[*record.Layer](w.out)); n != count {
+			t.Errorf("%d layer records", n)
+		}
+	})
+}
+
+// A container that had started before its layer was watched: what is there by then
+// was written during the run.
+func TestLateContainer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := run(t, all)
+		w.sleep(time.Second)
+		late := sessiontest.NewContainer(t, "late", map[string]int{"var/a": 1000})
+		late.CreatedAt = time.Now().Add(-time.Millisecond)
+		old := sessiontest.NewContainer(t, "old", map[string]int{"a": 500})
+		old.CreatedAt = time.Now().Add(-time.Hour)
+		w.containers.Send(resolver.Found, late)
+		w.containers.Send(resolver.Found, old)
+		w.sleep(0)
+		w.write(late, "var/b", 100)
+		w.write(late, "var/a", 1010)
+		w.finish()
+		for _, l := range of[*record.Layer](w.out) {
+			if l.Container.Name == "old" && (l.BaselineSize != 500 || l.UnattributedSize != 0) {
+				t.Errorf("old: %+v", l)
+			}
+			if l.Container.Name == "late" && (l.BaselineSize != 0 || l.UnattributedSize != 1000 || l.Size != 1110 || l.BaselineAllocated > 4096) {
+				t.Errorf("late: %+v", l)
+			}
+		}
+		for _, u := range w.unattributed() {
+			if want := map[string]int64{"/var/a": 1000, "/var": 0}; u.SizeGrowth != want[u.File.Path] || u.Container.Name != "late" {
+				t.Errorf("unattributed: %+v", u)
+			}
+		}
+	})
+}
+
+// While a large layer is audited, other containers are watched from their start.
+func TestFoundDuringAnAudit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := sessiontest.NewContainer(t, "api", map[string]int{"a": 10})
+		w := run(t, all, c)
+		sessiontest.Write(t, filepath.Join(c.UpperDir, "unseen"), 100) // is looked at twice
+		w.containers.Send(resolver.Stopped, c)
+		time.Sleep(confirmAfter / 2)
+		next := sessiontest.NewContainer(t, "next", nil)
+		w.containers.Send(resolver.Found, next)
+		w.containers.Send(resolver.Renamed, next)
+		synctest.Wait()
+		if n := w.kernel.Layers(); n != 2 {
+			t.Fatalf("%d layers are watched during the audit", n)
+		}
+		w.sleep(confirmAfter)
+		want := []string{"session", "found", "found", "growth", "layer", "stopped"}
+		if got := w.out.types(); !slices.Equal(got[:min(len(got), len(want))], want) {
+			t.Errorf("records: %v, want %v", got, want)
+		}
+		w.write(next, "b", 100)
+		w.finish()
+		w.equalsDisk(next)
+	})
+}
+
+// A container whose layer is gone when it is to be watched is no error, be it named
+// or not; and its inode may be another one's by then.
+func TestLayerGoneBeforeItIsWatched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := run(t, func(cfg *Config, _ *world) {
+			cfg.Select.Refs, cfg.Keep = []string{"job", "next"}, true
+		})
+		c := sessiontest.NewContainer(t, "job", nil)
+		remove(t, c.UpperDir)
+		next := sessiontest.NewContainer(t, "next", nil)
+		next.CreatedAt = time.Now()
+		c.UpperInode = next.UpperInode
+		unknown := c
+		unknown.ID, unknown.Name = sessiontest.ID("f0"), "unknown"
+		unknown.LayerErr = fmt.Errorf("looking: %w", os.ErrNotExist)
+		for _, gone := range []resolver.Container{c, unknown} {
+			w.containers.Send(resolver.Found, gone)
+			w.containers.Send(resolver.Started, gone)
+		}
+		w.containers.Send(resolver.Found, next)
+		w.sleep(0)
+		w.write(next, "a", 100)
+		for _, gone := range []resolver.Container{c, unknown} {
+			w.containers.Send(resolver.Stopped, gone)
+			w.containers.Send(resolver.Removed, gone)
+		}
+		w.sleep(0)
+		w.write(next, "a", 200)
+		w.finish()
+		w.equalsDisk(next)
+		if n := len(of[*record.Loss](w.out)); n != 2 {
+			t.Errorf("%d losses, want one for each that was not seen", n)
+		}
+		if l := w.lastLayer(); l.Container.Name != "next" || l.UnattributedSize != 0 || l.SizeGrowth != 200 {
+			t.Errorf("%+v", l)
+		}
+	})
+}
+
+// Of a container that was gone at once, the stream says at least that.
+func TestUnseenContainer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := run(t, all)
+		c := resolver.Container{ID: sessiontest.ID("a"), Name: "job", State: resolver.StateCreated, LayerErr: resolver.ErrVanished}
+		for _, kind := range []resolver.ChangeKind{resolver.Found, resolver.Started, resolver.Stopped, resolver.Removed} {
+			w.containers.Send(kind, c)
+		}
+		w.sleep(0)
+		w.finish()
+		if got := w.out.types(); !slices.Equal(got, []string{"session", "found", "started", "stopped", "removed", "loss", "summary"}) {
+			t.Errorf("records: %v", got)
+		}
+		loss := of[*record.Loss](w.out)
+		if len(loss) != 1 || loss[0].Reason != record.LossUnresolved || loss[0].Container.Name != "job" {
+			t.Errorf("losses: %+v", loss)
+		}
 	})
 }

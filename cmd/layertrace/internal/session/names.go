@@ -24,19 +24,24 @@ func (n names) Alive(pid uint32, startNS uint64) bool {
 // StartTime implements aggregate.Actors.
 func (n names) StartTime(startNS uint64) time.Time { return n.s.cfg.StartTime(startNS) }
 
-// Classify implements aggregate.Mounts. A device that the known mounts do not
-// explain may have been mounted since, so the mount table is read again, at most
-// once an interval: a container may well write to what no mount shows.
+// Classify implements aggregate.Mounts. A process of the container, or the host,
+// may have mounted something since, also where a mount is known already, so the
+// mount table is read again for the first covered file of an interval. What was
+// unmounted meanwhile is known from before.
 func (n names) Classify(layer event.LayerID, device uint64, path string) record.Storage {
 	w := n.s.byLayer[layer]
 	if w == nil {
 		return record.Storage{Class: record.ClassOther}
 	}
-	class := w.facts.Classify(device, path)
-	if class.Class != record.ClassOther || w.remapped {
-		return class
+	if !w.remapped {
+		w.remapped, w.former = true, w.facts.Mounts
+		w.facts = n.s.cfg.Containers.RefreshMounts(w.facts)
 	}
-	w.remapped = true
-	w.facts = n.s.cfg.Containers.RefreshMounts(w.facts)
-	return w.facts.Classify(device, path)
+	class := w.facts.Classify(device, path)
+	if class.Class == record.ClassOther {
+		former := w.facts
+		former.Mounts = w.former
+		class = former.Classify(device, path)
+	}
+	return class
 }

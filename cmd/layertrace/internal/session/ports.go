@@ -12,21 +12,27 @@ import (
 // Kernel is what a session needs of *tracer.Tracer. Track, Settle and Entry are
 // called while Wait or Collect run in another goroutine.
 type Kernel interface {
-	AddLayer(id event.LayerID, dev, rootInode uint64, mounted bool) error
+	AddLayer(id event.LayerID, upper event.Upper) error
+	SetMounted(id event.LayerID, mounted bool) error
 	RemoveLayer(id event.LayerID) error
 	WatchCgroup(cgroupID uint64, id event.LayerID) error
+	UnwatchCgroup(cgroupID uint64) error
 	Strays(id event.LayerID) (uint64, error)
 	Track(id event.LayerID, dev, inode uint64, mode uint32) (file event.FileID, known bool, err error)
 	Settle(id event.LayerID, dev, inode uint64, size, allocated int64) (baseSize, baseDisk int64, again, gone bool, err error)
 	Entry(dev, inode uint64) (tracer.Entry, bool, error)
+	Turn(dev uint64, seen tracer.Entry, size, allocated int64) (ok bool, err error)
 	Wait(ctx context.Context) error
 	Collect() (*event.Batch, error)
+	Hooks() []tracer.Hook
+	Coverage() []string
 }
 
 // Containers is what a session needs of *resolver.Resolver.
 type Containers interface {
 	Watch(ctx context.Context, sel resolver.Selection, fn func(resolver.Change)) error
 	RefreshMounts(c resolver.Container) resolver.Container
+	LayerMounted(c *resolver.Container) bool
 	Actor(cgroupID uint64) (containerID string, ok bool)
 	ProcessAlive(pid uint32, startNS uint64) bool
 }

@@ -28,9 +28,10 @@ type touch struct {
 
 // suspect is a file whose books differed from the disk at the end of an interval.
 type suspect struct {
-	events uint64
-	diff   sizes
-	since  time.Time
+	mark  mark
+	diff  sizes // of the file on the disk to the books
+	is    sizes // on the disk
+	since time.Time
 }
 
 // noteTouched remembers which files the self-audit will look at.
@@ -88,7 +89,7 @@ func (s *Session) selfAuditLayer(w *watched, files map[event.FileID]struct{}) {
 			continue
 		}
 		now.since = s.cfg.Clock.Now()
-		if was, ok := before[f]; ok && was.events == now.events && was.diff == now.diff {
+		if was, ok := before[f]; ok && was.mark.same(&now.mark) && was.diff == now.diff {
 			now.since = was.since
 		}
 		if s.cfg.Clock.Now().Sub(now.since) < suspectAge {
@@ -96,6 +97,10 @@ func (s *Session) selfAuditLayer(w *watched, files map[event.FileID]struct{}) {
 				w.suspects[f] = now
 			}
 			continue
+		}
+		turned, err := s.turn(w, &now.mark, now.is)
+		if err != nil || !turned {
+			continue // touched again, so it will be looked at again
 		}
 		path, _, _, _ := s.agg.Booked(w.layer, f)
 		s.log.Info().Str("container", w.facts.Name).Str("path", path).
@@ -112,14 +117,14 @@ func (s *Session) inspect(w *watched, root upperDir, f event.FileID) (suspect, b
 		return suspect{}, false
 	}
 	before, err := s.mark(w, f.Inode)
-	if err != nil || !before.known || before.file != f {
+	if err != nil || !before.known || before.page.File != f {
 		return suspect{}, false
 	}
 	st, found := root.stat(f.Inode, path)
 	after, err := s.mark(w, f.Inode)
-	if err != nil || !found || after != before {
+	if err != nil || !found || !after.same(&before) {
 		return suspect{}, false
 	}
-	now := suspect{events: before.events, diff: sizes{st.size - size, st.disk - disk}}
+	now := suspect{mark: before, diff: sizes{st.size - size, st.disk - disk}, is: st}
 	return now, now.diff != sizes{}
 }

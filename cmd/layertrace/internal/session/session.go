@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/layertrace/layertrace/internal/output"
 	"github.com/layertrace/layertrace/internal/record"
 	"github.com/layertrace/layertrace/resolver"
+	"github.com/layertrace/layertrace/tracer"
 	"github.com/layertrace/layertrace/tracer/event"
 )
 
@@ -32,6 +34,8 @@ const (
 	collectUnasked = 10 * time.Second
 	// scansAtOnce bounds how many layers are read at a time.
 	scansAtOnce = 4
+	// partsAtOnce bounds how many parts of baselines wait to be booked.
+	partsAtOnce = 64
 )
 
 // Config configures a Session.
@@ -44,15 +48,16 @@ type Config struct {
 	// StartTime converts a process's start, in nanoseconds since boot.
 	StartTime func(startNS uint64) time.Time
 
-	// About is the session record without header, interval and coverage.
+	// About is the session record without header, interval, hooks and coverage.
 	About record.Session
-	// Partial is why the kernel side's coverage is not full.
-	Partial []string
 
 	// Select says which containers to watch. Its Synced belongs to the session.
 	Select resolver.Selection
 	// Keep goes on although no watched container is left.
 	Keep bool
+	// RoomHint says how to watch layers with more files than the kernel side has
+	// room for. It is for people, beside the warning that one is left out.
+	RoomHint string
 
 	Interval time.Duration
 	Duration time.Duration // 0: no end
@@ -71,11 +76,11 @@ type Session struct {
 
 	byID    map[string]*watched
 	byLayer map[event.LayerID]*watched
-	lastID  event.LayerID
+	ids     layerIDs
 
 	changes  chan change
+	later    []change // to be handled before those
 	scans    chan scanned
-	scanSlot chan struct{}
 	active   chan struct{} // the kernel side counted something
 	resume   chan struct{} // it has been collected
 	failed   chan error    // a goroutine cannot go on
@@ -84,8 +89,14 @@ type Session struct {
 	begun     bool
 	began     time.Time
 	synced    bool
-	scanning  int // baselines that are being taken
-	first     int // those of them that the session waits for to begin
+	ending    bool
+	scanning  int         // baselines that are not in the books yet
+	walking   int         // those of them that are being taken
+	toWalk    []*baseline // those that are to be
+	walked    []scanned   // those whose ends were not dealt with yet
+	first     int         // those that the session waits for to begin
+	again     []*watched  // baselines that are taken once more, one at a time
+	untold    []*watched  // left out, but that was not said yet
 	partial   []string
 	early     []record.Record // made before the session record
 	written   bool            // something was written since the last flush
@@ -100,19 +111,17 @@ type Session struct {
 // New returns a Session that has not begun. It fails for malformed patterns.
 func New(cfg Config) (*Session, error) {
 	s := &Session{
-		cfg:      cfg,
-		log:      cfg.Log,
-		byID:     map[string]*watched{},
-		byLayer:  map[event.LayerID]*watched{},
-		changes:  make(chan change),
-		scans:    make(chan scanned),
-		scanSlot: make(chan struct{}, scansAtOnce),
-		active:   make(chan struct{}, 1),
-		resume:   make(chan struct{}, 1),
-		failed:   make(chan error, 2),
-		partial:  cfg.Partial,
-		touched:  map[touch]struct{}{},
-		rates:    map[event.LayerID]rateWindow{},
+		cfg:     cfg,
+		log:     cfg.Log,
+		byID:    map[string]*watched{},
+		byLayer: map[event.LayerID]*watched{},
+		changes: make(chan change),
+		scans:   make(chan scanned, partsAtOnce),
+		active:  make(chan struct{}, 1),
+		resume:  make(chan struct{}, 1),
+		failed:  make(chan error, 2),
+		touched: map[touch]struct{}{},
+		rates:   map[event.LayerID]rateWindow{},
 	}
 	agg, err := aggregate.New(aggregate.Config{
 		Start:          cfg.Clock.Now(),
@@ -136,7 +145,8 @@ func New(cfg Config) (*Session, error) {
 // returns at once, with nothing more written, and ctx's cause.
 //
 // A reader of the output that went away is an orderly end: Run returns nil.
-// Errors match *LimitError and *DriverError, and otherwise are failures.
+// Errors match *LimitError, *DriverError and, if the kernel side has no room for
+// the files of the only container, tracer.ErrTableFull; others are failures.
 func (s *Session) Run(ctx context.Context, stop <-chan string) error {
 	inner, cancel := context.WithCancel(ctx)
 	defer s.routines.Wait()
@@ -188,7 +198,8 @@ func (s *Session) awaitActivity(ctx context.Context) {
 
 // loop handles one thing at a time until the session ends.
 func (s *Session) loop(ctx context.Context, stop <-chan string) error {
-	var tick, over <-chan time.Time
+	var over <-chan time.Time
+	tick := s.cfg.Clock.After(collectAtLeast)
 	for {
 		if !s.begun && s.synced && s.first == 0 {
 			if err := s.begin(); err != nil {
@@ -199,8 +210,17 @@ func (s *Session) loop(ctx context.Context, stop <-chan string) error {
 				over = s.cfg.Clock.After(s.cfg.Duration)
 			}
 		}
-		if s.begun && !s.cfg.Keep && len(s.byID) == 0 {
+		if s.begun && !s.cfg.Keep && !s.anyLeft() {
 			return s.finish(ctx, record.EndedContainersGone)
+		}
+
+		if len(s.later) > 0 {
+			next := s.later[0]
+			s.later = s.later[1:]
+			if err := s.handle(ctx, next); err != nil {
+				return s.abandon(err)
+			}
+			continue
 		}
 
 		var err error
@@ -215,10 +235,15 @@ func (s *Session) loop(ctx context.Context, stop <-chan string) error {
 		case c := <-s.changes:
 			err = s.handle(ctx, c)
 		case part := <-s.scans:
-			err = s.scanPart(ctx, part)
+			err = s.scanParts(ctx, part)
 		case <-tick:
-			err = s.tick()
-			tick = s.nextTick()
+			if s.begun {
+				err = s.tick()
+				tick = s.nextTick()
+			} else {
+				err = s.collectIfActive()
+				tick = s.cfg.Clock.After(collectAtLeast)
+			}
 		}
 
 		if err != nil {
@@ -240,10 +265,13 @@ func (s *Session) begin() error {
 	about := s.cfg.About
 	about.Header = record.NewHeader(record.TypeSession, now)
 	about.IntervalMS = s.cfg.Interval.Milliseconds()
+	// Layers on some file systems took further hooks, or cannot be seen in full.
+	about.Hooks = HookRecords(s.cfg.Kernel.Hooks())
 	about.Coverage = "full"
-	if len(s.partial) > 0 {
-		about.Coverage, about.Reasons = "partial", s.partial
+	if reasons := slices.Concat(s.cfg.Kernel.Coverage(), s.partial); len(reasons) > 0 {
+		about.Coverage, about.Reasons = "partial", reasons
 	}
+	s.baseLogs()
 	s.begun, s.began = true, now
 	s.nextFlush = now.Add(s.cfg.Interval)
 	if err := s.emit(&about); err != nil {
@@ -258,6 +286,15 @@ func (s *Session) begin() error {
 		return err
 	}
 	return s.flush()
+}
+
+// HookRecords makes hooks part of a record.
+func HookRecords(hooks []tracer.Hook) []record.Hook {
+	list := make([]record.Hook, len(hooks))
+	for i, h := range hooks {
+		list[i] = record.Hook{Name: h.Name, Kind: h.Kind, Target: h.Target}
+	}
+	return list
 }
 
 // nextTick is when the interval ends or the kernel's tables want to be read,
@@ -288,6 +325,7 @@ func (s *Session) endInterval(now time.Time) error {
 	late := now.Sub(s.nextFlush)
 	s.nextFlush = s.nextFlush.Add(late.Truncate(s.cfg.Interval) + s.cfg.Interval)
 	s.selfAudit()
+	s.measureLogs(false)
 	for _, w := range s.byID {
 		w.remapped = false
 	}
@@ -317,6 +355,7 @@ func (s *Session) collectBatch() (*event.Batch, error) {
 		return nil, fmt.Errorf("reading the kernel's counters: %w", err)
 	}
 	now := s.cfg.Clock.Now()
+	s.ids.collected()
 	s.collected, s.busy = now, !batch.Empty()
 	select {
 	case <-s.active:

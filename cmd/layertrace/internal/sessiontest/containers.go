@@ -15,7 +15,7 @@ import (
 
 // Containers is a runtime whose containers are what the test says.
 type Containers struct {
-	// Err is what every call that can fail fails with, if not nil.
+	// Err is what every call that can fail fails with, if not nil. See Fail.
 	Err error
 	// Silent keeps Watch from ever having reported all containers.
 	Silent bool
@@ -101,6 +101,19 @@ func (c *Containers) Watch(ctx context.Context, sel resolver.Selection, fn func(
 	}
 }
 
+// Fail sets Err while a test runs.
+func (c *Containers) Fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Err = err
+}
+
+func (c *Containers) failure() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Err
+}
+
 func (c *Containers) snapshot() []resolver.Container {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -109,6 +122,11 @@ func (c *Containers) snapshot() []resolver.Container {
 
 // RefreshMounts implements session.Containers.
 func (c *Containers) RefreshMounts(of resolver.Container) resolver.Container { return of }
+
+// LayerMounted implements session.Containers.
+func (c *Containers) LayerMounted(of *resolver.Container) bool {
+	return of.OverlayDevice != 0 || of.Plain && of.Running()
+}
 
 // Actor implements session.Containers: cgroup 7 is the first container's.
 func (c *Containers) Actor(cgroupID uint64) (string, bool) {
@@ -123,8 +141,8 @@ func (c *Containers) ProcessAlive(uint32, uint64) bool { return true }
 
 // Find finds by name, id or prefix of an id.
 func (c *Containers) Find(_ context.Context, ref string) (resolver.Container, error) {
-	if c.Err != nil {
-		return resolver.Container{}, c.Err
+	if err := c.failure(); err != nil {
+		return resolver.Container{}, err
 	}
 	var matches []resolver.Container
 	for _, found := range c.snapshot() {
@@ -159,7 +177,7 @@ func (c *Containers) nearest(ref string) string {
 
 // List returns all containers.
 func (c *Containers) List(context.Context) ([]resolver.Container, error) {
-	return c.snapshot(), c.Err
+	return c.snapshot(), c.failure()
 }
 
 // Names returns all containers in short.
@@ -168,13 +186,19 @@ func (c *Containers) Names(ctx context.Context) ([]resolver.Listed, error) {
 	for _, found := range c.snapshot() {
 		listed = append(listed, resolver.Listed{ID: found.ID, Name: found.Name, State: found.State})
 	}
-	return listed, c.Err
+	return listed, c.failure()
 }
 
+// HostPath is the mount's source.
+func (c *Containers) HostPath(m resolver.Mount) string { return m.Source }
+
 // Info describes a Docker daemon.
-func (c *Containers) Info(context.Context) (resolver.EngineInfo, error) {
-	return resolver.EngineInfo{Version: "29.0.0", APIVersion: "1.51", Driver: "overlay2"}, c.Err
+func (c *Containers) Info(context.Context) ([]resolver.EngineInfo, error) {
+	return []resolver.EngineInfo{{Version: "29.0.0", APIVersion: "1.51", Driver: "overlay2", Containers: len(c.snapshot())}}, c.failure()
 }
+
+// CgroupController is that of cgroup v2: none.
+func (c *Containers) CgroupController() string { return "" }
 
 // Close notes that it was called; twice is an error.
 func (c *Containers) Close() error {

@@ -4,6 +4,7 @@ package sessiontest
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -35,12 +36,19 @@ func Daemon() event.Process {
 type Kernel struct {
 	// Err is what AddLayer and Collect fail with, if not nil.
 	Err error
+	// MaxFiles is how many files the ledger has room for; 0: any number.
+	MaxFiles int
 	// Busy makes Settle ask to be called again so many times for each file.
 	Busy int
 	// OnCollect, if set, is called before each Collect.
 	OnCollect func()
 	// OnTrack, if set, is called before each Track; true tells of a stray.
 	OnTrack func(inode uint64) (stray bool)
+
+	// OnTracked, if set, is called after each Track of an inode that was not known.
+	OnTracked func(inode uint64)
+	// OnSettle, if set, is called after each Settle.
+	OnSettle func(inode uint64)
 
 	mu       sync.Mutex
 	layers   map[event.LayerID]*kernelLayer
@@ -51,6 +59,8 @@ type Kernel struct {
 	lastGen  uint64
 	strays   uint64
 	cgroups  map[uint64]event.LayerID
+	collects int
+	removed  map[event.LayerID]int // after how many Collects
 	closed   bool
 }
 
@@ -69,18 +79,26 @@ func NewKernel() *Kernel {
 		activity: make(chan struct{}, 1),
 		busy:     map[uint64]int{},
 		cgroups:  map[uint64]event.LayerID{},
+		removed:  map[event.LayerID]int{},
 	}
 }
 
-// AddLayer implements session.Kernel.
-func (k *Kernel) AddLayer(id event.LayerID, _, rootInode uint64, mounted bool) error {
+// AddLayer implements session.Kernel. It fails for an id that something may still
+// come of.
+func (k *Kernel) AddLayer(id event.LayerID, upper event.Upper) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.Err != nil {
 		return k.Err
 	}
-	k.layers[id] = &kernelLayer{mounted: mounted}
-	k.open(id, rootInode, unix.S_IFDIR, 0)
+	if at, removed := k.removed[id]; k.layers[id] != nil || removed && k.collects-at < 2 {
+		return fmt.Errorf("layer %d is in use", id)
+	}
+	if k.full() {
+		return tracer.ErrTableFull
+	}
+	k.layers[id] = &kernelLayer{mounted: upper.Mounted}
+	k.open(id, upper.Inode, unix.S_IFDIR, 0)
 	return nil
 }
 
@@ -89,6 +107,7 @@ func (k *Kernel) RemoveLayer(id event.LayerID) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.layers, id)
+	k.removed[id] = k.collects
 	for inode, p := range k.pages {
 		if p.Layer == id {
 			delete(k.pages, inode)
@@ -105,7 +124,15 @@ func (k *Kernel) WatchCgroup(cgroupID uint64, id event.LayerID) error {
 	return nil
 }
 
-// Cgroup returns the layer that the cgroup was given to.
+// UnwatchCgroup implements session.Kernel.
+func (k *Kernel) UnwatchCgroup(cgroupID uint64) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.cgroups, cgroupID)
+	return nil
+}
+
+// Cgroup returns the layer that the cgroup was given to, 0 for none.
 func (k *Kernel) Cgroup(id uint64) event.LayerID {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -119,14 +146,36 @@ func (k *Kernel) Layers() int {
 	return len(k.layers)
 }
 
-// SetMounted says whether all layers are mounted.
-func (k *Kernel) SetMounted(mounted bool) {
+// SetMounted implements session.Kernel.
+func (k *Kernel) SetMounted(id event.LayerID, mounted bool) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.layers[id].mounted = mounted
+	return nil
+}
+
+// Mounted tells whether all layers are.
+func (k *Kernel) Mounted() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, l := range k.layers {
+		if !l.mounted {
+			return false
+		}
+	}
+	return true
+}
+
+// MountAll says whether all layers are mounted.
+func (k *Kernel) MountAll(mounted bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, l := range k.layers {
 		l.mounted = mounted
 	}
 }
+
+func (k *Kernel) full() bool { return k.MaxFiles > 0 && len(k.pages) >= k.MaxFiles }
 
 func (k *Kernel) open(id event.LayerID, inode uint64, mode uint32, generation uint64) *page {
 	p := &page{}
@@ -145,19 +194,34 @@ func (k *Kernel) Strays(event.LayerID) (uint64, error) {
 
 // Track implements session.Kernel.
 func (k *Kernel) Track(id event.LayerID, _, inode uint64, mode uint32) (event.FileID, bool, error) {
+	stray := k.OnTrack != nil && k.OnTrack(inode)
+	file, known, err := k.track(id, inode, mode, stray)
+	if err == nil && !known && k.OnTracked != nil {
+		k.OnTracked(inode)
+	}
+	return file, known, err
+}
+
+func (k *Kernel) track(id event.LayerID, inode uint64, mode uint32, stray bool) (event.FileID, bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.OnTrack != nil && k.OnTrack(inode) {
+	if stray {
 		k.strays++
 	}
 	if p := k.pages[inode]; p != nil {
 		return p.File, true, nil
+	}
+	if k.full() {
+		return event.FileID{}, false, fmt.Errorf("tracking inode %d: %w", inode, tracer.ErrTableFull)
 	}
 	return k.open(id, inode, mode, 0).File, false, nil
 }
 
 // Settle implements session.Kernel.
 func (k *Kernel) Settle(_ event.LayerID, _, inode uint64, size, allocated int64) (int64, int64, bool, bool, error) {
+	if k.OnSettle != nil {
+		defer k.OnSettle(inode)
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	p := k.pages[inode]
@@ -189,6 +253,18 @@ func (k *Kernel) Entry(_, inode uint64) (tracer.Entry, bool, error) {
 	return p.Entry, true, nil
 }
 
+// Turn implements session.Kernel.
+func (k *Kernel) Turn(_ uint64, seen tracer.Entry, size, allocated int64) (bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.pages[seen.File.Inode]
+	if p == nil || p.File != seen.File || p.Events != seen.Events {
+		return false, nil
+	}
+	p.Size, p.Disk = size, allocated
+	return true, nil
+}
+
 // Wait implements session.Kernel.
 func (k *Kernel) Wait(ctx context.Context) error {
 	select {
@@ -209,6 +285,7 @@ func (k *Kernel) Collect() (*event.Batch, error) {
 	if k.Err != nil {
 		return nil, k.Err
 	}
+	k.collects++
 	b := k.pending
 	k.pending = event.Batch{}
 	for id, l := range k.layers {
@@ -280,7 +357,8 @@ func (k *Kernel) Look(tb testing.TB, path string) {
 	k.book(p, Writer(), sizeOf(&st), st.Blocks*512, causes)
 }
 
-// Unlink removes the file and books that on the process.
+// Unlink removes the file and books that on the process; below a layer that is not
+// mounted that is its removal, of which only the end of the inode is told.
 func (k *Kernel) Unlink(tb testing.TB, by event.Process, path string) {
 	tb.Helper()
 	st, dir := lstat(tb, path), lstat(tb, filepath.Dir(path))
@@ -290,11 +368,38 @@ func (k *Kernel) Unlink(tb testing.TB, by event.Process, path string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	p, parent := k.pages[st.Ino], k.pages[dir.Ino]
-	k.pending.Files = append(k.pending.Files,
-		event.FileEvent{Layer: p.Layer, Op: event.FileUnlinked, File: p.File, Parent: parent.File, Name: filepath.Base(path), Process: by.ID},
-		event.FileEvent{Layer: p.Layer, Op: event.FileGone, File: p.File})
-	k.book(p, by, 0, 0, event.CauseDelete)
+	if k.layers[p.Layer].mounted {
+		k.pending.Files = append(k.pending.Files,
+			event.FileEvent{Layer: p.Layer, Op: event.FileUnlinked, File: p.File, Parent: parent.File, Name: filepath.Base(path), Process: by.ID})
+		k.book(p, by, 0, 0, event.CauseDelete)
+	}
+	k.pending.Files = append(k.pending.Files, event.FileEvent{Layer: p.Layer, Op: event.FileGone, File: p.File})
 	delete(k.pages, st.Ino)
+}
+
+// Replace renames a file over another one, of which it tells no more than what the
+// layer lost by that.
+func (k *Kernel) Replace(tb testing.TB, by event.Process, from, to string) {
+	tb.Helper()
+	st, victim, dir := lstat(tb, from), lstat(tb, to), lstat(tb, filepath.Dir(to))
+	if err := os.Rename(from, to); err != nil {
+		tb.Fatal(err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if p := k.pages[victim.Ino]; p != nil {
+		k.book(p, by, 0, 0, event.CauseDelete)
+		k.pending.Files = append(k.pending.Files, event.FileEvent{Layer: p.Layer, Op: event.FileGone, File: p.File})
+		delete(k.pages, victim.Ino)
+	}
+	p, parent := k.pages[st.Ino], k.pages[dir.Ino]
+	if p == nil {
+		k.strays++
+		return
+	}
+	k.pending.Files = append(k.pending.Files,
+		event.FileEvent{Layer: p.Layer, Op: event.FileRenamed, File: p.File, Parent: parent.File, Name: filepath.Base(to), Process: by.ID})
+	k.book(p, by, sizeOf(&st), st.Blocks*512, event.CauseRename)
 }
 
 func (k *Kernel) book(p *page, by event.Process, size, disk int64, causes event.Causes) {

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Copies of image files: pending until they have a name in the layer. */
+#pragma once
+
+/*
+ * Between entry and exit of ovl_copy_up_one the thread fills an inode in the
+ * work directory. The quota hooks meet it there first and open a pending page,
+ * which is published as soon as the inode has a name in the layer, just before
+ * others can reach it.
+ */
+ENTRY_PROGRAM("ovl_copy_up_one", copy_up_entry, struct dentry *parent, struct dentry *dentry, int flags)
+{
+	struct file_key key = {};
+	__u64 thread, subject = (__u64)dentry;
+
+	/* The parent may join the ledger while this goes on: ask the layer's root. */
+	if (!find(upper_inode(BPF_CORE_READ(dentry, d_sb, s_root, d_inode)), &key))
+		return 0;
+	thread = bpf_get_current_pid_tgid();
+	if (bpf_map_update_elem(&copy_ups, &thread, &subject, BPF_NOEXIST) == 0)
+		__sync_fetch_and_add(&copying_up, 1);
+	return 0;
+}
+
+EXIT_PROGRAM("ovl_copy_up_one", copy_up_exit, 1, ALL_CALLS, 3, struct dentry *parent, struct dentry *dentry, int flags, int ret)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+
+	if (copying_up > 0 && bpf_map_delete_elem(&copy_ups, &thread) == 0)
+		__sync_fetch_and_add(&copying_up, -1);
+	return 0;
+}
+
+/*
+ * joined: an inode that is copied up has got a name in the layer. It has no page yet
+ * if nothing was allocated for it (an empty file, a short symlink), or that was
+ * before tracing began; overlayfs has synced its data since. Or the file system does
+ * not tell of allocations.
+ */
+static __always_inline void joined(struct inode *inode, struct dentry *dentry, struct file_entry *parent,
+				   struct file_key *parent_key)
+{
+	struct file_key key = {};
+	struct file_entry *file = find(inode, &key), fresh;
+	struct process_id process;
+
+	if (!file) {
+		new_entry(&fresh, parent, 0, STATE_PENDING);
+		fresh.aside = allocated_bytes(inode, fresh.disk_method);
+		if (bpf_map_update_elem(&files, &key, &fresh, BPF_NOEXIST)) {
+			untracked(fresh.layer);
+			return;
+		}
+		file = bpf_map_lookup_elem(&files, &key);
+		if (!file)
+			return;
+	}
+	current_process(&process);
+	announce_process(&process);
+	if (file->state == STATE_LIVE) {
+		/* With index=on: the image's file has several names, and another was first. */
+		named_in(parent, parent_key, FILE_LINKED, file, &key, dentry, &process);
+		return;
+	}
+	file->mode = BPF_CORE_READ(inode, i_mode);
+	file->layer = parent->layer;
+	file->disk_method = parent->disk_method;
+	named_in(parent, parent_key, FILE_COPIED_UP, file, &key, dentry, &process);
+	published(file, &key, inode, BPF_CORE_READ(inode, i_size), &process, CAUSE_COPY_UP);
+}
+
+/*
+ * unforeseen: a copy joins a directory that the baseline scan has yet to enter, and
+ * will be taken for what was there before.
+ */
+static __always_inline void unforeseen(struct inode *inode)
+{
+	struct file_key key = {};
+	struct file_entry *file = find(inode, &key);
+
+	if (file && file->state == STATE_PENDING)
+		bpf_map_delete_elem(&files, &key);
+}
+
+/*
+ * vfs_link(old, [idmap,] dir, new, …) ends the copy-up of a regular file. With index=on
+ * the copy of an image file with several names gets one in the index first, beside the
+ * layer, and those in the layer when each is used.
+ */
+EXIT_PROGRAM("vfs_link", link_exit, 26, OF_OLD_NAME, (idmapped ? 5 : 4))
+{
+	struct inode *inode = BPF_CORE_READ((struct dentry *)ctx[0], d_inode);
+	struct inode *dir = (void *)argument(ctx, 2);
+	struct dentry *subject = being_copied_up();
+	struct file_key key = {}, parent_key = {};
+	struct file_entry *parent;
+	int ret = argument(ctx, 5);
+
+	if (ret)
+		return 0;
+	parent = find(dir, &parent_key);
+	if (!subject) {
+		/*
+		 * The first name of an inode that is not known ends a copy-up that began
+		 * before tracing did; the upper dentry tells the name.
+		 */
+		if (parent && BPF_CORE_READ(inode, i_nlink) == 1 && !find(inode, &key))
+			joined(inode, (void *)argument(ctx, 3), parent, &parent_key);
+	} else if (parent) {
+		joined(inode, subject, parent, &parent_key);
+	} else if (dir == upper_inode(BPF_CORE_READ(subject, d_parent, d_inode))) {
+		unforeseen(inode);
+	}
+	return 0;
+}
+
+/* All others have been moved from the work directory to where they belong. */
+ENTRY_PROGRAM("ovl_inode_update", copied_up_entry, struct inode *overlay, struct dentry *upper)
+{
+	struct inode *inode = BPF_CORE_READ(upper, d_inode);
+	struct inode *dir = BPF_CORE_READ(upper, d_parent, d_inode);
+	struct dentry *subject = being_copied_up();
+	struct file_key key = {}, parent_key = {};
+	struct file_entry *file = find(inode, &key), *parent;
+
+	if (!inode || (file && file->state != STATE_PENDING))
+		return 0;
+	parent = find(dir, &parent_key);
+	if (parent)
+		joined(inode, subject ? subject : upper, parent, &parent_key);
+	else if (subject && dir == upper_inode(BPF_CORE_READ(subject, d_parent, d_inode)))
+		unforeseen(inode);
+	return 0;
+}

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Growth of allocated bytes: what file systems tell, and when to read what they do not. */
+#pragma once
+
+/*
+ * quota_changed is all that ext2, ext3 and ext4 do to i_blocks and reservations.
+ * Of others that have quotas too (tmpfs, f2fs) i_blocks are read.
+ */
+static __always_inline void quota_changed(const bool typed, struct inode *inode, __s64 bytes)
+{
+	struct file_key key = {}, parent_key = {};
+	struct file_entry *file = find_as(typed, inode, &key), *parent = NULL, fresh;
+	struct rename *rename = NULL;
+	struct dentry *subject;
+
+	if (file) {
+		if (file->disk_method == DISK_QUOTA)
+			disk_changed(file, &key, bytes);
+		return;
+	}
+	if (bytes <= 0 || !device_watched(key.device))
+		return;
+	subject = being_copied_up();
+	if (subject) {
+		/* The directory that it goes to, which the baseline scan has yet to enter. */
+		if (inode == upper_inode(BPF_CORE_READ(subject, d_parent, d_inode)))
+			return;
+	} else {
+		rename = left_by_rename(inode);
+		if (!rename)
+			return;
+		parent = parent_of((struct dentry *)rename->old, &parent_key);
+		if (!parent || parent->disk_method != DISK_QUOTA)
+			return;
+	}
+	new_entry(&fresh, parent, rename ? S_IFCHR : 0, STATE_PENDING);
+	fresh.aside = bytes;
+	if (bpf_map_update_elem(&files, &key, &fresh, BPF_NOEXIST) == 0 && rename)
+		rename->whiteout = key;
+}
+
+/* Between these two, what is allocated is the last writer's. */
+ENTRY_PROGRAM("do_writepages", writepages_entry, struct address_space *mapping)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+	struct file_key key = {};
+	__u8 one = 1;
+
+	if (!in_kernel_thread() && find_as(typed, READ(typed, mapping, host), &key) &&
+	    bpf_map_update_elem(&writebacks, &thread, &one, BPF_NOEXIST) == 0)
+		__sync_fetch_and_add(&writing_back, 1);
+	return 0;
+}
+
+EXIT_PROGRAM("do_writepages", writepages_exit, 23, ALL_CALLS, NO_RESULT, struct address_space *mapping)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+
+	if (writing_back > 0 && bpf_map_delete_elem(&writebacks, &thread) == 0)
+		__sync_fetch_and_add(&writing_back, -1);
+	return 0;
+}
+
+EXIT_PROGRAM("__dquot_alloc_space", quota_alloc_exit, 17, OF_INODE(0), 3, struct inode *inode, __s64 bytes, int flags, int ret)
+{
+	if (!ret)
+		quota_changed(typed, inode, bytes);
+	return 0;
+}
+
+ENTRY_PROGRAM("__dquot_free_space", quota_free_entry, struct inode *inode, __s64 bytes, int flags)
+{
+	quota_changed(typed, inode, -bytes);
+	return 0;
+}
+
+static __always_inline void blocks_changed(struct inode *inode)
+{
+	struct file_key key;
+	struct file_entry *file = find(inode, &key);
+
+	if (file)
+		disk_read(file, &key, inode);
+}
+
+/*
+ * xfs changes what stat adds up (i_nblocks, i_delayed_blks) under its own lock of
+ * the inode, whatever the occasion: delayed allocation, its end in a worker, the
+ * trimming of what was allocated ahead.
+ */
+ENTRY_PROGRAM("xfs_iunlock", xfs_unlock_entry, struct xfs_inode *xfs, unsigned int flags)
+{
+	if (!(flags & XFS_ILOCK_EXCL) || !bpf_core_type_exists(struct xfs_inode))
+		return 0;
+	blocks_changed((void *)xfs + bpf_core_field_offset(struct xfs_inode, i_vnode));
+	return 0;
+}
+
+/* True where the next hook gets a struct inode, as on 6.1: by what BTF says. */
+const volatile bool delalloc_of_inode = false;
+
+/*
+ * btrfs changes the range's state whenever it allocates or frees: at once for what
+ * is written later, and in a worker for what that becomes, or for direct I/O.
+ */
+EXIT_PROGRAM("btrfs_clear_delalloc_extent", btrfs_clear_exit, 21, ALL_CALLS, NO_RESULT, void *inode)
+{
+	if (!delalloc_of_inode) {
+		if (!bpf_core_type_exists(struct btrfs_inode))
+			return 0;
+		inode += bpf_core_field_offset(struct btrfs_inode, vfs_inode);
+	}
+	blocks_changed(inode);
+	return 0;
+}
+
+/*
+ * tmpfs allocates a page when it is first touched through a mapping, be it to read a
+ * hole, and knows no page_mkwrite.
+ */
+EXIT_PROGRAM("shmem_fault", shmem_fault_exit, 25, OF_FAULT, NO_RESULT, struct vm_fault *fault)
+{
+	struct change change = { .causes = CAUSE_MMAP };
+	struct inode *inode = BPF_CORE_READ(fault, vma, vm_file, f_inode);
+	struct process_id process;
+	struct file_key key;
+	struct file_entry *file = find(inode, &key);
+
+	if (!file || file->disk == allocated_bytes(inode, file->disk_method))
+		return 0;
+	disk_read(file, &key, inode);
+	if (file->state != STATE_LIVE)
+		return 0;
+	actor(&process, file);
+	book(file, &key, &process, &change);
+	return 0;
+}

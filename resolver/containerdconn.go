@@ -1,0 +1,115 @@
+package resolver
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/api/types"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// containerdConn is a connection to a containerd daemon. Its methods may be called
+// concurrently.
+type containerdConn struct {
+	socket string
+	conn   *grpc.ClientConn
+}
+
+// dialContainerd prepares a connection, which is made at the first call.
+func dialContainerd(socket string) (*containerdConn, error) {
+	socket = strings.TrimPrefix(cmp.Or(socket, ContainerdSocket), "unix://")
+	retry := backoff.DefaultConfig
+	retry.BaseDelay, retry.MaxDelay = minPause, maxPause
+	conn, err := grpc.NewClient("passthrough:///containerd",
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // it is a local socket
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: dockerTimeout}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)), // lists of containers with their specifications
+		grpc.WithUserAgent("layertrace"))
+	if err != nil {
+		return nil, fmt.Errorf("setting up the containerd client: %w", err)
+	}
+	return &containerdConn{socket: socket, conn: conn}, nil
+}
+
+// Close frees the connection.
+func (c *containerdConn) Close() error { return c.conn.Close() }
+
+// inNamespace addresses a call to one of containerd's namespaces.
+func inNamespace(ctx context.Context, namespace string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "containerd-namespace", namespace)
+}
+
+// snapshotDir returns the directory of an active snapshot that holds the changes:
+// the upper directory of the overlay that it is going to be, or its only
+// directory. It returns "" if there is no such snapshot or it is made otherwise.
+func (c *containerdConn) snapshotDir(ctx context.Context, namespace, snapshotter, key string) (string, error) {
+	ctx, cancel := context.WithTimeout(inNamespace(ctx, namespace), dockerTimeout)
+	defer cancel()
+	answer, err := snapshotsapi.NewSnapshotsClient(c.conn).Mounts(ctx, &snapshotsapi.MountsRequest{Snapshotter: snapshotter, Key: key})
+	switch status.Code(err) {
+	case codes.OK:
+		return writableDir(answer.Mounts), nil
+	case codes.NotFound, codes.InvalidArgument, codes.FailedPrecondition:
+		return "", nil
+	}
+	return "", c.wrap("asking for the mounts of snapshot "+key, err)
+}
+
+func writableDir(mounts []*types.Mount) string {
+	for _, m := range mounts {
+		switch m.GetType() {
+		case "overlay":
+			for _, option := range m.Options {
+				if dir, ok := strings.CutPrefix(option, "upperdir="); ok {
+					return dir
+				}
+			}
+		case "bind":
+			if hasOption(strings.Join(m.Options, ","), "rw") {
+				return m.Source
+			}
+		}
+	}
+	return ""
+}
+
+// wrap says what failed, and marks errors that mean that the daemon can not be
+// reached.
+func (c *containerdConn) wrap(doing string, err error) error {
+	switch code := status.Code(err); {
+	case errors.Is(err, context.Canceled), code == codes.Canceled:
+		return fmt.Errorf("%s: %w", doing, context.Canceled)
+	case errors.Is(err, context.DeadlineExceeded), code == codes.DeadlineExceeded:
+		return fmt.Errorf("%s: %w: no answer from %s in time: %w", doing, ErrUnreachable, c.socket, context.DeadlineExceeded)
+	case code == codes.Unavailable, code == codes.Internal, code == codes.Unknown:
+		// A daemon that breaks off, or says what no daemon says, has ended or is
+		// about to.
+		return fmt.Errorf("%s: %w: %w", doing, ErrUnreachable, dialReason(c.socket, err))
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// dialReason finds out why there is no connection to a socket, since libraries
+// hide it in a text. If there is one now, err is all that is known.
+func dialReason(socket string, err error) error {
+	conn, dialErr := net.DialTimeout("unix", socket, time.Second)
+	if dialErr == nil {
+		conn.Close()
+		return fmt.Errorf("%s: %w", socket, err)
+	}
+	return fmt.Errorf("connecting to %s: %w", socket, systemReason(dialErr))
+}

@@ -1,0 +1,188 @@
+package resolver
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// write makes a file with its directories.
+func write(t *testing.T, name, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFindStores(t *testing.T) {
+	root := t.TempDir()
+	if got := FindStores(root); got != nil {
+		t.Errorf("stores of an empty machine: %v", got)
+	}
+	if _, err := NewStorage(StorageConfig{Stores: []Store{}}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no store: %v", err)
+	}
+	write(t, filepath.Join(root, "etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nbroken\nann:x:1000:1000::/home/ann:/bin/sh\nbob:x:1001:1001::/home/bob:/bin/sh\n")
+	write(t, filepath.Join(root, "usr/share/containers/storage.conf"), "[storage]\ngraphroot = \"/vendor\"\nrunroot = '/run/vendor' # why not\n")
+	write(t, filepath.Join(root, "etc/containers/storage.conf"), "[storage]\n# graphroot = \"/no\"\ngraphroot = \"/srv/containers\"\n")
+	write(t, filepath.Join(root, "srv/containers/overlay-containers/containers.json"), "[]")
+	write(t, filepath.Join(root, "home/ann/.local/share/containers/storage/overlay-containers/containers.json"), "[]")
+	want := []Store{
+		{root + "/srv/containers", root + "/run/vendor"},
+		{root + "/home/ann/.local/share/containers/storage", root + "/run/user/1000/containers"},
+	}
+	if got := FindStores(root); !reflect.DeepEqual(got, want) {
+		t.Errorf("stores %v, want %v", got, want)
+	}
+}
+
+// storeFixture is a store with containers in every state.
+func storeFixture(t *testing.T) (Engine, Store) {
+	t.Helper()
+	dir := t.TempDir()
+	store := Store{Graph: filepath.Join(dir, "graph"), Run: filepath.Join(dir, "run")}
+	write(t, filepath.Join(store.Graph, "overlay-containers/containers.json"), fmt.Sprintf(`[
+		{"id":%q,"names":["web"],"image":"1","layer":%q,"metadata":"{\"image-name\":\"docker.io/library/nginx:1\",\"name\":\"web\"}"},
+		{"id":%q,"names":["k8s_db_db-0_shop_u_0"],"layer":%q,"metadata":"{\"pod-name\":\"db-0\",\"image-name\":\"pg:1\"}"},
+		{"id":"../../etc","layer":"x"},{"id":%q,"layer":"../../../etc"}]`, id("a"), id("1"), id("b"), id("2"), id("3")))
+	write(t, filepath.Join(store.Graph, "overlay-containers/volatile-containers.json"), fmt.Sprintf(`[{"id":%q,"names":["once"],"layer":%q}]`, id("c"), id("4")))
+	write(t, filepath.Join(store.Run, "overlay-containers/volatile-containers.json"), `{"garbage":`)
+	write(t, filepath.Join(store.Graph, "vfs-containers/containers.json"), fmt.Sprintf(`[{"id":%q,"names":["copies"],"layer":%q}]`, id("d"), id("5")))
+	write(t, filepath.Join(store.Graph, "overlay-containers", id("b"), "userdata/config.json"),
+		`{"annotations":{"io.kubernetes.pod.name":"db-0","io.kubernetes.pod.namespace":"shop","io.kubernetes.container.name":"db"}}`)
+	// With --rootfs there is nothing but this.
+	write(t, filepath.Join(store.Graph, "overlay-containers", id("e"), "userdata/config.json"),
+		`{"mounts":[{"destination":"/data","type":"bind","source":"/var/lib/containers/storage/volumes/v/_data","options":["rbind","ro"]}]}`)
+	pidfile := filepath.Join(store.Run, "overlay-containers", id("a"), "userdata/pidfile")
+	write(t, pidfile, strconv.Itoa(os.Getpid())+"\n")
+	// This pid is of a process that was there before the file, and that one is not.
+	stale := filepath.Join(store.Run, "overlay-containers", id("b"), "userdata/pidfile")
+	write(t, stale, strconv.Itoa(os.Getpid()))
+	if err := os.Chtimes(stale, time.Time{}, time.Unix(1e9, 0)); err != nil {
+		t.Fatal(err)
+	}
+	e, err := NewStorage(StorageConfig{Stores: []Store{store}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e, store
+}
+
+func TestStorage(t *testing.T) {
+	e, store := storeFixture(t)
+	listed, err := e.List(t.Context())
+	want := []Listed{
+		{id("a"), "web", StateRunning}, {id("b"), "shop/db-0/db", StateExited}, {id("c"), "once", StateCreated},
+		{id("e"), "eeeeeeeeeeee", StateExited}, {id("d"), "copies", StateCreated},
+	}
+	if err != nil || !reflect.DeepEqual(listed, want) {
+		t.Errorf("listed %v, %v\nwant   %v", listed, err, want)
+	}
+	web, err := e.Inspect(t.Context(), id("a"))
+	if err != nil || web.Name != "web" || web.Image != "docker.io/library/nginx:1" || web.Runtime != RuntimePodman || web.PID != os.Getpid() ||
+		web.StartedAt.IsZero() || web.Driver != "overlay" || web.DriverData["UpperDir"] != filepath.Join(store.Graph, "overlay", id("1"), "diff") {
+		t.Errorf("%+v, %v", web, err)
+	}
+	db, err := e.Inspect(t.Context(), id("b"))
+	if err != nil || db.Runtime != RuntimeCRIO || db.PID != 0 || db.Name != "shop/db-0/db" || kubernetesOf(db.Labels).Container != "db" {
+		t.Errorf("%+v, %v", db, err)
+	}
+	rootfs, err := e.Inspect(t.Context(), id("e"))
+	if wantMounts := []DeclaredMount{{"volume", "v", "/var/lib/containers/storage/volumes/v/_data", "/data", true, false, ""}}; err != nil ||
+		rootfs.DriverData != nil || !reflect.DeepEqual(rootfs.Mounts, wantMounts) {
+		t.Errorf("%+v, %v", rootfs, err)
+	}
+	if copies, err := e.Inspect(t.Context(), id("d")); err != nil || copies.Driver != "vfs" || copies.DriverData != nil {
+		t.Errorf("%+v, %v", copies, err)
+	}
+	var gone *NotFoundError
+	if _, err := e.Inspect(t.Context(), id("3")); !errors.As(err, &gone) {
+		t.Errorf("a layer outside of the store: %v", err)
+	}
+}
+
+// TestStorageRootfs: a container of a directory has a layer only if an overlay is
+// above that, and never the one that its entry names.
+func TestStorageRootfs(t *testing.T) {
+	store := Store{Graph: t.TempDir(), Run: t.TempDir()}
+	dir := filepath.Join(store.Graph, "overlay-containers")
+	write(t, filepath.Join(dir, "containers.json"), fmt.Sprintf(
+		`[{"id":%q,"names":["dir"],"image":"","layer":%q,"metadata":"{\"image-name\":\"\",\"name\":\"dir\"}"}]`, id("a"), id("1")))
+	e, err := NewStorage(StorageConfig{Stores: []Store{store}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect := func(when, driver, upper string) {
+		t.Helper()
+		if got, err := e.Inspect(t.Context(), id("a")); err != nil || got.Driver != driver || got.DriverData["UpperDir"] != upper {
+			t.Errorf("%s: %+v, %v", when, got, err)
+		}
+	}
+	expect("before its start", "overlay", "")
+	write(t, filepath.Join(dir, id("a"), "userdata/config.json"), "{}")
+	expect("of a directory as it is", DriverRootfs, "")
+	write(t, filepath.Join(dir, id("a"), "rootfs/upper/file"), "")
+	expect("with an overlay", "overlay", filepath.Join(dir, id("a"), "rootfs/upper"))
+}
+
+func TestStorageEvents(t *testing.T) {
+	e, store := storeFixture(t)
+	events, failed := e.Events(t.Context())
+	expect := func(want ...string) {
+		t.Helper()
+		for _, w := range want {
+			select {
+			case got := <-events:
+				if got.Action+" "+got.ID[:1] != w {
+					t.Errorf("event %s %s, want %s", got.Action, got.ID, w)
+				}
+			case err := <-failed:
+				t.Fatal(err)
+			case <-time.After(10 * time.Second):
+				t.Fatalf("no event %s", w)
+			}
+		}
+	}
+	replace := func(content string) {
+		t.Helper()
+		file := filepath.Join(store.Graph, "overlay-containers/containers.json")
+		write(t, file+".new", content)
+		if err := os.Rename(file+".new", file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replace(fmt.Sprintf(`[{"id":%q,"names":["web2"],"layer":%q},{"id":%q,"names":["new"],"layer":%q}]`, id("a"), id("1"), id("f"), id("6")))
+	expect("destroy b", "rename a", "create f") // b has a directory still
+	pidfile := filepath.Join(store.Run, "overlay-containers", id("f"), "userdata/pidfile")
+	write(t, pidfile, strconv.Itoa(os.Getpid()))
+	expect("start f")
+	if err := os.Remove(pidfile); err != nil {
+		t.Fatal(err)
+	}
+	expect("die f")
+	replace("[]")
+	expect("die a", "destroy a", "destroy f")
+}
+
+func TestDifferences(t *testing.T) {
+	at, later := time.Unix(1, 0), time.Unix(2, 0)
+	before := map[string]seen{"stays": {pid: 1, started: at}, "again": {pid: 2, started: at}, "same pid": {pid: 3, started: at}, "gone": {}}
+	now := map[string]seen{"stays": {pid: 1, started: at}, "again": {pid: 4, started: later}, "same pid": {pid: 3, started: later}, "new": {pid: 5, started: at}}
+	var got []string
+	for _, e := range differences(before, now, at) {
+		got = append(got, e.Action+" "+e.ID)
+	}
+	want := []string{"destroy gone", "die again", "start again", "create new", "start new", "die same pid", "start same pid"}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

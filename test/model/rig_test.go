@@ -1,0 +1,174 @@
+package model
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/tracer"
+	"github.com/layertrace/layertrace/tracer/event"
+)
+
+// scratch is a file system that is there for the tests.
+const scratch = "/scratch"
+
+// rig is what all histories share.
+type rig struct {
+	dir, lower string
+	team       *team
+	tracer     *tracer.Tracer
+	device     uint64
+	// exact says that the tracer promises disk growth to the byte.
+	exact      bool
+	fileSystem string
+	histories  int
+	operations map[string]*tally
+}
+
+// tally counts the operations of a kind.
+type tally struct{ run, succeeded int }
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{operations: map[string]*tally{}}
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var fs unix.Statfs_t
+	check(unix.Statfs(scratch, &fs))
+	switch fs.Type {
+	case unix.EXT4_SUPER_MAGIC:
+		r.exact, r.fileSystem = true, "ext4"
+	case unix.XFS_SUPER_MAGIC:
+		r.exact, r.fileSystem = hasTypes("xfs"), "xfs"
+	case unix.BTRFS_SUPER_MAGIC:
+		r.exact, r.fileSystem = hasTypes("btrfs"), "btrfs"
+	case unix.TMPFS_MAGIC:
+		r.exact, r.fileSystem = true, "tmpfs"
+	default:
+		r.fileSystem = fmt.Sprintf("file system %#x", fs.Type)
+	}
+	var err error
+	r.device, err = deviceOf(scratch)
+	check(err)
+	// The kernel writes back only when it is told to: what it allocates then is
+	// not the doing of the operation at which it is seen.
+	check(os.WriteFile("/proc/sys/vm/dirty_writeback_centisecs", []byte("0"), 0))
+	r.dir, err = os.MkdirTemp(scratch, "model")
+	check(err)
+	t.Cleanup(func() { _ = os.RemoveAll(r.dir) })
+	r.lower = r.dir + "/lower"
+	check(os.Mkdir(r.lower, 0o755))
+	check(populateLower(r.lower))
+	r.team, err = newTeam(t.TempDir())
+	check(err)
+	t.Cleanup(func() {
+		if err := r.team.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	r.tracer, err = tracer.New(tracer.Config{})
+	check(err)
+	t.Cleanup(func() {
+		if err := r.tracer.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if reasons := r.tracer.Coverage(); len(reasons) > 0 {
+		t.Errorf("coverage is partial: %q", reasons)
+	}
+	return r
+}
+
+// hasTypes tells whether a module has BTF, without which what is allocated on its
+// file system cannot be read.
+func hasTypes(module string) bool {
+	_, err := os.Stat("/sys/kernel/btf/" + module)
+	return err == nil
+}
+
+// deviceOf is the kernel's number of the device that is mounted at a path. What
+// stat says is another one on btrfs.
+func deviceOf(mountPoint string) (uint64, error) {
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		if len(fields) < 5 || fields[4] != mountPoint {
+			continue
+		}
+		major, minor, _ := strings.Cut(fields[2], ":")
+		a, errA := strconv.ParseUint(major, 10, 32)
+		i, errI := strconv.ParseUint(minor, 10, 32)
+		return a<<20 | i, errors.Join(errA, errI)
+	}
+	return 0, fmt.Errorf("nothing is mounted at %s", mountPoint)
+}
+
+// mount makes a new overlay for a history.
+func (r *rig) mount(options string) (*overlay, error) {
+	r.histories++
+	return newOverlay(r.tracer, event.Upper{Device: r.device, FileSystem: r.fileSystem, Mounted: true}, r.lower, filepath.Join(r.dir, strconv.Itoa(r.histories)), options)
+}
+
+// userAttributes tells whether overlays can be mounted with userxattr (since 5.11).
+func (r *rig) userAttributes() bool {
+	var name unix.Utsname
+	var major, minor int
+	if err := unix.Uname(&name); err != nil {
+		return false
+	}
+	_, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
+	return err == nil && (major > 5 || major == 5 && minor >= 11)
+}
+
+// count notes that an operation was done.
+func (r *rig) count(o *op, result *result) {
+	name := o.Kind
+	if o.Choice != "" {
+		name += " (" + o.Choice + ")"
+	}
+	if r.operations[name] == nil {
+		r.operations[name] = &tally{}
+	}
+	r.operations[name].run++
+	if result.Errno == "" {
+		r.operations[name].succeeded++
+	}
+}
+
+// total is the number of all operations.
+func (r *rig) total() (sum tally) {
+	for _, n := range r.operations {
+		sum.run += n.run
+		sum.succeeded += n.succeeded
+	}
+	return sum
+}
+
+// vain returns the kinds that were tried often and never succeeded: of those
+// nothing was checked.
+func (r *rig) vain() (names []string) {
+	const often = 40
+	for _, name := range slices.Sorted(maps.Keys(r.operations)) {
+		kindName, choice, _ := strings.Cut(strings.TrimSuffix(name, ")"), " (")
+		n := r.operations[name]
+		if n.run >= often && n.succeeded == 0 && !slices.Contains(kindNamed[kindName].refused, choice) {
+			names = append(names, name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,48 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/test/workload/proto"
+)
+
+func truncateOp(a *opArgs, _ *proto.Result) error {
+	return unix.Truncate(a.path("path"), a.number("size", 0))
+}
+
+func ftruncateOp(a *opArgs, _ *proto.Result) error {
+	f, err := open(a.path("path"), unix.O_WRONLY|unix.O_CREAT, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Ftruncate(int(f.Fd()), a.number("size", 0))
+}
+
+var fallocateModes = map[string]uint32{
+	"":         0,
+	"keep":     unix.FALLOC_FL_KEEP_SIZE,
+	"punch":    unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE,
+	"zero":     unix.FALLOC_FL_ZERO_RANGE,
+	"zerokeep": unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE,
+	"collapse": unix.FALLOC_FL_COLLAPSE_RANGE,
+	"insert":   unix.FALLOC_FL_INSERT_RANGE,
+}
+
+func fallocateOp(a *opArgs, _ *proto.Result) error {
+	name := a.text("kind", "")
+	mode, ok := fallocateModes[name]
+	if !ok {
+		return fmt.Errorf("unknown kind %q", name)
+	}
+	f, err := open(a.path("path"), unix.O_WRONLY|unix.O_CREAT, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Fallocate(int(f.Fd()), mode, a.number("offset", 0), a.number("size", 0))
+}
