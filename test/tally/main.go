@@ -2,7 +2,7 @@
 // and counts.
 //
 //	go test -json ./... | tally -save bin/unit    show one run; keep bin/unit.json and .counts
-//	tally -total bin/unit bin/vm                  "N passed, N failed" of all of them
+//	tally -total bin/unit bin/vm                  "N passed, N failed" of all of them, and what failed
 //
 // Tests are counted without their subtests. What should have been tested and was not counts as
 // failed: a package that ends badly without a failed test, a test that never ends, a run without
@@ -17,6 +17,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 )
 
 func main() {
@@ -64,6 +65,9 @@ func follow(in io.Reader, out io.Writer, save string, o options) (counts, error)
 	if save == "" {
 		return r.counts, nil
 	}
+	if err := os.WriteFile(save+".failures", []byte(strings.Join(r.failures, "")), 0o644); err != nil {
+		return r.counts, err
+	}
 	return r.counts, os.WriteFile(save+".counts", []byte(r.counts.String()+"\n"), 0o644)
 }
 
@@ -85,6 +89,11 @@ func addUp(out io.Writer, names []string) (counts, error) {
 			return counts{}, fmt.Errorf("reading %s.counts: %w", name, err)
 		}
 		sum.add(c)
+		failures, err := os.ReadFile(name + ".failures")
+		if err != nil {
+			return counts{}, err
+		}
+		out.Write(failures)
 	}
 	if sum.skipped > 0 {
 		fmt.Fprintf(out, "%d skipped, see above\n", sum.skipped)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -27,6 +28,7 @@ type run struct {
 	options
 	out      io.Writer
 	packages map[string]*testPackage
+	failures []string // what failed, in a few lines each
 }
 
 // testPackage is a package between its first and its last event.
@@ -34,6 +36,7 @@ type testPackage struct {
 	counts
 	output  strings.Builder             // outside of any test
 	running map[string]*strings.Builder // output of top-level tests, with their subtests'
+	said    map[string]string           // output of each test and subtest by itself
 }
 
 func newRun(out io.Writer, o options) *run {
@@ -63,7 +66,7 @@ func (r *run) line(line []byte) {
 	}
 	p := r.packages[e.Package]
 	if p == nil {
-		p = &testPackage{running: map[string]*strings.Builder{}}
+		p = &testPackage{running: map[string]*strings.Builder{}, said: map[string]string{}}
 		r.packages[e.Package] = p
 	}
 	if e.Test == "" {
@@ -82,7 +85,16 @@ func (r *run) testEvent(p *testPackage, e event) {
 	}
 	if e.Action == "output" {
 		output.WriteString(e.Output)
+		p.said[e.Test] += e.Output
 		return
+	}
+	if e.Action == "fail" {
+		if text := gist(p.said[e.Test]); text != "" {
+			r.failures = append(r.failures, fmt.Sprintf("FAIL  %s in %s:\n%s", e.Test, e.Package, text))
+		}
+	}
+	if e.Action != "run" {
+		delete(p.said, e.Test)
 	}
 	if isSubtest {
 		return
@@ -104,6 +116,33 @@ func (r *run) testEvent(p *testPackage, e event) {
 	}
 	delete(p.running, name)
 }
+
+const (
+	gistLines = 4   // of a failure
+	gistWidth = 400 // bytes of each
+)
+
+// gist is the beginning of what a failed test said last by itself; "" if it only failed
+// because of its subtests.
+func gist(output string) string {
+	var last []string
+	for line := range strings.Lines(output) {
+		line = strings.TrimSpace(line)
+		switch {
+		case line == "" || strings.HasPrefix(line, "===") || strings.HasPrefix(line, "---"):
+			continue
+		case saidByTest.MatchString(line):
+			last = nil
+		}
+		if len(last) < gistLines {
+			last = append(last, "      "+line[:min(len(line), gistWidth)]+"\n")
+		}
+	}
+	return strings.Join(last, "")
+}
+
+// saidByTest is how the testing package begins what a test logs.
+var saidByTest = regexp.MustCompile(`^\w+\.go:\d+: `)
 
 // reason is what the test said last before the go command's own lines.
 func reason(output string) string {
