@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -46,44 +47,40 @@ const (
 
 // diskMethod chooses how to know what is allocated on a file system. One whose
 // programs were not loaded, because its module was not, is left to the caller's
-// audit: nothing calls the quota hooks there. Callers hold mu.
-func (t *Tracer) diskMethod(fileSystem string) (uint64, error) {
+// audit: nothing calls the quota hooks there. reason is what will not be seen, if
+// anything. Callers hold adding.
+func (t *Tracer) diskMethod(fileSystem string) (method uint64, reason string, err error) {
 	switch fileSystem {
 	case "ext2", "ext3", "ext4":
-		return diskQuota, nil
+		return diskQuota, "", nil
 	case xfs, btrfs, tmpfs:
 		seen, err := t.attachFor(fileSystem)
 		switch {
 		case err != nil:
-			return 0, err
+			return 0, "", err
+		case fileSystem == tmpfs && seen:
+			return diskBlocks, "", nil
 		case fileSystem == tmpfs:
-			if !seen {
-				t.reasons = append(t.reasons, "stores to mappings on tmpfs may be noticed late")
-			}
-			return diskBlocks, nil
+			return diskBlocks, "stores to mappings on tmpfs may be noticed late", nil
 		case !seen:
-			t.reasons = append(t.reasons, fmt.Sprintf("allocated bytes on %s: its module was not loaded when tracing began, or has no BTF", fileSystem))
-			return diskQuota, nil
+			return diskQuota, fmt.Sprintf("allocated bytes on %s: its module was not loaded when tracing began, or has no BTF", fileSystem), nil
 		case fileSystem == xfs:
-			return diskXFS, nil
+			return diskXFS, "", nil
 		}
-		return diskBtrfs, nil
+		return diskBtrfs, "", nil
 	}
-	t.reasons = append(t.reasons, fmt.Sprintf("allocated bytes on %s may be noticed late", fileSystem))
-	return diskBlocks, nil
+	return diskBlocks, fmt.Sprintf("allocated bytes on %s may be noticed late", fileSystem), nil
 }
 
 // attachPlain attaches what it takes to see changes of a plain directory. Callers
-// hold mu.
+// hold adding.
 func (t *Tracer) attachPlain(fileSystem string, layer *knownLayer) error {
-	for _, later := range []string{plainLayer, plainLayer + fileSystem} {
-		seen, err := t.attachFor(later)
-		if err != nil {
-			return err
-		}
-		if !seen {
-			return fmt.Errorf("watching a directory on %s without an overlay: %w", fileSystem, ErrUnsupported)
-		}
+	seen, err := t.attachFor(plainLayer, plainLayer+fileSystem)
+	if err != nil {
+		return err
+	}
+	if !seen {
+		return fmt.Errorf("watching a directory on %s without an overlay: %w", fileSystem, ErrUnsupported)
 	}
 	if fileSystem != btrfs {
 		return nil
@@ -115,24 +112,34 @@ func (t *Tracer) addLayer(id event.LayerID, upper event.Upper) error {
 	if err := t.putLayer(id, &ledgerLayer{Mounts: mounts(upper.Mounted)}); err != nil {
 		return err
 	}
-	t.mu.Lock()
-	method, err := t.diskMethod(upper.FileSystem)
-	if err == nil {
-		layer := knownLayer{device: uint32(upper.Device), diskMethod: method, plain: upper.Plain}
-		if upper.Plain {
-			err = t.attachPlain(upper.FileSystem, &layer)
-		}
-		t.known[id] = layer
+	if err := t.prepare(id, upper); err != nil {
+		return err
 	}
-	if err == nil {
-		err = t.watchDevices()
-	}
-	t.mu.Unlock()
+	_, _, err := t.Track(id, upper.Device, upper.Inode, modeDirectory)
+	return err
+}
+
+// prepare gets the programs ready that the layer needs.
+func (t *Tracer) prepare(id event.LayerID, upper event.Upper) error {
+	t.adding.Lock()
+	defer t.adding.Unlock()
+	method, reason, err := t.diskMethod(upper.FileSystem)
 	if err != nil {
 		return err
 	}
-	_, _, err = t.Track(id, upper.Device, upper.Inode, modeDirectory)
-	return err
+	layer := knownLayer{device: uint32(upper.Device), diskMethod: method, plain: upper.Plain}
+	if upper.Plain {
+		if err := t.attachPlain(upper.FileSystem, &layer); err != nil {
+			return err
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if reason != "" && !slices.Contains(t.reasons, reason) {
+		t.reasons = append(t.reasons, reason)
+	}
+	t.known[id] = layer
+	return t.watchDevices()
 }
 
 func (t *Tracer) putLayer(id event.LayerID, layer *ledgerLayer) (err error) {

@@ -68,7 +68,7 @@ func (t *Tracer) read() {
 		case errors.Is(err, ringbuf.ErrClosed):
 			return
 		case err != nil:
-			t.log.Error().Err(err).Msg("reading the ring buffer")
+			t.cfg.Log.Error().Err(err).Msg("reading the ring buffer")
 			return
 		default:
 			t.mu.Lock()
@@ -400,7 +400,7 @@ func (t *Tracer) add(batch *event.Batch, key *ledgerCounterKey, value *ledgerCou
 func (t *Tracer) readLosses(batch *event.Batch) (unread bool) {
 	var now ledgerLossCounts
 	if err := t.losses.Lookup(uint32(0), &now); err != nil {
-		t.log.Error().Err(err).Msg("reading the counts of lost records")
+		t.cfg.Log.Error().Err(err).Msg("reading the counts of lost records")
 		return true
 	}
 	before := t.collected.losses

@@ -93,7 +93,7 @@ func (t *Tracer) unpreempted(fn func()) {
 	}
 	defer func() {
 		if err := unix.SchedSetAttr(0, before, 0); err != nil {
-			t.log.Error().Err(err).Msg("giving up real-time priority")
+			t.cfg.Log.Error().Err(err).Msg("giving up real-time priority")
 		}
 	}()
 	fn()

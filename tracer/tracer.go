@@ -60,7 +60,7 @@ type Config struct {
 // Tracer counts growth of layers in the kernel. Its methods may be called from
 // several goroutines at once, but for Collect, which has one caller at a time.
 type Tracer struct {
-	log    zerolog.Logger
+	cfg    Config
 	coll   *ebpf.Collection
 	probes bool
 	old    bool // the programs are those for kernels before 5.13
@@ -83,11 +83,13 @@ type Tracer struct {
 	incomplete            [2]bool            // tables of which a key may not be announced
 	early                 []ledgerCounterKey // announced, but for the table in the slot
 
+	adding sync.Mutex              // held, before mu, while programs are loaded: the reader must not wait for that
+	later  map[string][]attachment // see hookSpec.later; nil once they are attached
+
 	mu       sync.Mutex // guards what follows
 	links    []link.Link
 	attached []attachment // in the order of links
 	reasons  []string
-	later    map[string][]attachment // see hookSpec.later; nil once they are attached
 	pending  pending
 	maxNames int       // in pending, before the reader waits
 	room     sync.Cond // for more of them
@@ -128,7 +130,7 @@ func New(cfg Config) (_ *Tracer, err error) {
 	}
 
 	t := &Tracer{
-		log:        cfg.Log,
+		cfg:        cfg,
 		reasons:    reasons,
 		readerDone: make(chan struct{}),
 		flushed:    make(chan struct{}, 1),
@@ -150,7 +152,7 @@ func New(cfg Config) (_ *Tracer, err error) {
 	}
 	t.probes = use
 	wanted := attachments(functions, chosen, use)
-	if err = t.load(cfg, cache, functions, wanted); err != nil {
+	if err = t.load(cache, functions, wanted); err != nil {
 		return nil, err
 	}
 	if t.reader, err = ringbuf.NewReader(t.coll.Maps["events"]); err != nil {
@@ -165,18 +167,59 @@ func New(cfg Config) (_ *Tracer, err error) {
 	return t, nil
 }
 
-// load brings the chosen programs and all maps into the kernel.
-func (t *Tracer) load(cfg Config, cache *btf.Cache, functions *kernelFunctions, chosen []attachment) error {
+// load brings the programs that are attached at once, and all maps, into the kernel.
+func (t *Tracer) load(cache *btf.Cache, functions *kernelFunctions, wanted []attachment) (err error) {
+	t.old = errors.Is(features.HaveProgramHelper(ebpf.Kprobe, asm.FnForEachMapElem), ebpf.ErrNotSupported)
+	now := slices.DeleteFunc(slices.Clone(wanted), func(a attachment) bool { return a.later != "" })
+	if t.coll, err = t.collection(cache, functions, now, "track", "settle", "turn"); err != nil {
+		return err
+	}
+	t.files, t.layers, t.losses = t.coll.Maps["files"], t.coll.Maps["layers"], t.coll.Maps["losses"]
+	if t.states, err = t.layers.Memory(); err != nil {
+		return fmt.Errorf("mapping the layers' states: %w", err)
+	}
+	t.counters = t.coll.Maps["counters"]
+	t.tables = [2]*ebpf.Map{t.coll.Maps["counters_a"], t.coll.Maps["counters_b"]}
+	t.track, t.settle, t.turn = t.coll.Programs["track"], t.coll.Programs["settle"], t.coll.Programs["turn"]
+	return nil
+}
+
+// loadMore brings in programs that are attached later. They share the maps of those
+// that are there. Callers hold adding.
+func (t *Tracer) loadMore(list []attachment) error {
+	// Read again: until then it would only take memory.
+	cache := btf.NewCache()
+	functions, err := loadKernelFunctions(cache)
+	if err != nil {
+		return err
+	}
+	more, err := t.collection(cache, functions, list)
+	if err != nil {
+		return err
+	}
+	for name, program := range more.Programs {
+		t.coll.Programs[name] = program
+	}
+	clear(more.Programs)
+	more.Close()
+	return nil
+}
+
+// collection loads programs: those of the attachments, and others by name.
+func (t *Tracer) collection(cache *btf.Cache, functions *kernelFunctions, list []attachment, others ...string) (*ebpf.Collection, error) {
 	read := loadLedger
-	if t.old = errors.Is(features.HaveProgramHelper(ebpf.Kprobe, asm.FnForEachMapElem), ebpf.ErrNotSupported); t.old {
+	if t.old {
 		read = loadLedgerOld
 	}
 	spec, err := read()
 	if err != nil {
-		return fmt.Errorf("reading the programs: %w", err)
+		return nil, fmt.Errorf("reading the programs: %w", err)
 	}
-	wanted := map[string]bool{"track": true, "settle": true, "turn": true}
-	for _, hook := range chosen {
+	wanted := make(map[string]bool)
+	for _, name := range others {
+		wanted[name] = true
+	}
+	for _, hook := range list {
 		wanted[hook.program] = true
 		if hook.single {
 			spec.Programs[hook.program].AttachType = ebpf.AttachNone
@@ -187,11 +230,36 @@ func (t *Tracer) load(cfg Config, cache *btf.Cache, functions *kernelFunctions, 
 			delete(spec.Programs, name)
 		}
 	}
-	spec.Maps["files"].MaxEntries = cfg.MaxFiles
-	spec.Maps["counters_a"].MaxEntries = cfg.MaxCounters
-	spec.Maps["counters_b"].MaxEntries = cfg.MaxCounters
-	spec.Maps["counters"].InnerMap.MaxEntries = cfg.MaxCounters
-	controller, err := cgroupController(functions.specs[0], cfg.CgroupController)
+	if err := t.configure(spec, functions); err != nil {
+		return nil, err
+	}
+	// Without these options the library reads the BTF of all modules there are.
+	options := ebpf.CollectionOptions{
+		Cache: cache,
+		Programs: ebpf.ProgramOptions{
+			KernelTypes:            functions.specs[0],
+			ExtraRelocationTargets: functions.specs[1:],
+		},
+	}
+	if t.coll != nil {
+		options.MapReplacements = t.coll.Maps
+		// The library would put its table back into the slot.
+		spec.Maps["counters"].Contents = nil
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, options)
+	if err != nil {
+		return nil, fmt.Errorf("loading the programs: %w", permission(err))
+	}
+	return coll, nil
+}
+
+// configure sets the maps' sizes and what programs have to know of the kernel.
+func (t *Tracer) configure(spec *ebpf.CollectionSpec, functions *kernelFunctions) error {
+	spec.Maps["files"].MaxEntries = t.cfg.MaxFiles
+	spec.Maps["counters_a"].MaxEntries = t.cfg.MaxCounters
+	spec.Maps["counters_b"].MaxEntries = t.cfg.MaxCounters
+	spec.Maps["counters"].InnerMap.MaxEntries = t.cfg.MaxCounters
+	controller, err := cgroupController(functions.specs[0], t.cfg.CgroupController)
 	if err != nil {
 		return err
 	}
@@ -206,33 +274,14 @@ func (t *Tracer) load(cfg Config, cache *btf.Cache, functions *kernelFunctions, 
 			return fmt.Errorf("setting %s: %w", name, err)
 		}
 	}
-
-	// Without these options the library reads the BTF of all modules there are.
-	t.coll, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-		Cache: cache,
-		Programs: ebpf.ProgramOptions{
-			KernelTypes:            functions.specs[0],
-			ExtraRelocationTargets: functions.specs[1:],
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("loading the programs: %w", permission(err))
-	}
-	t.files, t.layers, t.losses = t.coll.Maps["files"], t.coll.Maps["layers"], t.coll.Maps["losses"]
-	if t.states, err = t.layers.Memory(); err != nil {
-		return fmt.Errorf("mapping the layers' states: %w", err)
-	}
-	t.counters = t.coll.Maps["counters"]
-	t.tables = [2]*ebpf.Map{t.coll.Maps["counters_a"], t.coll.Maps["counters_b"]}
-	t.track, t.settle, t.turn = t.coll.Programs["track"], t.coll.Programs["settle"], t.coll.Programs["turn"]
 	return nil
 }
 
-// attachAll attaches the programs that are always wanted, and keeps those of file
-// systems for the first layer on one.
+// attachAll attaches the programs that are always wanted, and keeps in mind those for
+// the first layer of a kind.
 func (t *Tracer) attachAll(wanted []attachment) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.adding.Lock()
+	defer t.adding.Unlock()
 	for _, a := range wanted {
 		if a.later != "" {
 			t.later[a.later] = append(t.later[a.later], a)
@@ -243,28 +292,43 @@ func (t *Tracer) attachAll(wanted []attachment) error {
 	return nil
 }
 
-// attachFor attaches what was to be attached later, with a layer that needs it: by
-// file system, or what plainLayer stands for; seen is false if the
-// programs cannot tell what is allocated there. Callers hold mu.
-func (t *Tracer) attachFor(fileSystem string) (seen bool, err error) {
-	list, seen := t.later[fileSystem]
+// attachFor loads and attaches what was to be attached later, with a layer that needs
+// it: by file system, or what plainLayer stands for; seen is false if one of these has
+// no programs. Callers hold adding.
+func (t *Tracer) attachFor(kinds ...string) (seen bool, err error) {
+	var list []attachment
+	for _, kind := range kinds {
+		more, known := t.later[kind]
+		if !known {
+			return false, nil
+		}
+		list = append(list, more...)
+	}
+	if len(list) == 0 {
+		return true, nil
+	}
+	if err := t.loadMore(list); err != nil {
+		return false, err
+	}
 	for _, a := range list {
 		if err := t.attach(a); err != nil {
 			return false, err
 		}
 	}
-	if seen {
-		t.later[fileSystem] = nil
+	for _, kind := range kinds {
+		t.later[kind] = nil
 	}
-	return seen, nil
+	return true, nil
 }
 
-// attach attaches one program. Callers hold mu.
+// attach attaches one program. Callers hold adding.
 func (t *Tracer) attach(a attachment) error {
 	attached, err := attach(a, t.coll.Programs[a.program])
 	if err != nil {
 		return fmt.Errorf("attaching %s to %s: %w", a.program, a.target, permission(err))
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.links = append(t.links, attached)
 	t.attached = append(t.attached, a)
 	return nil
@@ -359,7 +423,7 @@ func (t *Tracer) wake() {
 // arm asks the programs to wake the reader with their next record.
 func (t *Tracer) arm() {
 	if err := t.coll.Variables["armed"].Set(uint32(1)); err != nil {
-		t.log.Error().Err(err).Msg("arming the ring buffer")
+		t.cfg.Log.Error().Err(err).Msg("arming the ring buffer")
 	}
 	// A record that came between the flush and here has woken nobody.
 	if t.reader.AvailableBytes() > 0 {
