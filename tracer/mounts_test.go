@@ -15,12 +15,14 @@ import (
 // TestMountOptions changes what is in the image in ways in which it matters how the
 // overlay is mounted: as no container runtime does.
 func TestMountOptions(t *testing.T) {
+	tracer := newTracer(t, Config{})
+	defer tracer.Close()
 	for _, options := range []string{
 		"index=on", "metacopy=on", "redirect_dir=on", "volatile", "userxattr",
 		"index=on,metacopy=on,redirect_dir=on", "index=on,nfs_export=on",
 	} {
 		t.Run(options, func(t *testing.T) {
-			o, err := tryOverlay(t, ","+options, func(lower, _ string) {
+			o, err := mountOverlay(t, ","+options, func(lower, _ string) {
 				populateLinks(t, lower)
 				for _, name := range []string{"meta", "dir/sub/f"} {
 					writeImage(t, filepath.Join(lower, name), 20_000)
@@ -33,12 +35,26 @@ func TestMountOptions(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			o.tracer = tracer
+			o.scan()
+			defer o.remove()
 			o.check("baseline")
 			for _, script := range imageWays {
 				o.sh(script)
 				o.check(script)
 			}
 		})
+	}
+}
+
+// remove forgets the layer, so that its id is free again.
+func (o *overlay) remove() {
+	o.t.Helper()
+	if err := o.tracer.RemoveLayer(testLayer); err != nil {
+		o.t.Error(err)
+	}
+	for range 2 { // see RemoveLayer
+		o.collect()
 	}
 }
 

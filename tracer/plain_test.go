@@ -7,7 +7,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/tracer/event"
@@ -16,11 +15,7 @@ import (
 // newPlain is newOverlay of a directory without an overlay above it.
 func newPlain(t *testing.T) *overlay {
 	t.Helper()
-	var st unix.Statfs_t
-	if err := unix.Statfs("/scratch", &st); err != nil {
-		t.Fatal(err)
-	}
-	if st.Type == unix.TMPFS_MAGIC {
+	if _, fileSystem := scratch(t); fileSystem == tmpfs {
 		t.Skip("n/a: no hooks for a directory on tmpfs without an overlay")
 	}
 	dir, err := os.MkdirTemp("/scratch", "plain")
@@ -29,16 +24,8 @@ func newPlain(t *testing.T) *overlay {
 	}
 	o := &overlay{t: t, upper: dir, merged: dir, plain: true, processes: map[event.ProcessID]event.Process{}}
 	o.sh("mkdir -p image/sub; head -c 70000 /dev/zero > image/a; head -c 5000 /dev/zero > image/sub/b; sync .")
-	if o.tracer, err = New(Config{Log: zerolog.New(zerolog.NewTestWriter(t))}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := o.tracer.Close(); err != nil {
-			t.Error(err)
-		}
-		_ = os.RemoveAll(dir)
-	})
-	o.scan()
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	o.start()
 	return o
 }
 

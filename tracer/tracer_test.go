@@ -65,6 +65,40 @@ func newOverlay(t *testing.T, populate func(lower, upper string)) *overlay {
 // tryOverlay mounts it with further options. The error is the mount's.
 func tryOverlay(t *testing.T, options string, populate func(lower, upper string)) (*overlay, error) {
 	t.Helper()
+	o, err := mountOverlay(t, options, populate)
+	if err != nil {
+		return nil, err
+	}
+	o.start()
+	return o, nil
+}
+
+func newTracer(t *testing.T, cfg Config) *Tracer {
+	t.Helper()
+	cfg.Log = zerolog.New(zerolog.NewTestWriter(t))
+	tracer, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tracer
+}
+
+// start begins to trace the layer with a tracer of its own.
+func (o *overlay) start() {
+	o.t.Helper()
+	t := o.t
+	o.tracer = newTracer(t, Config{})
+	t.Cleanup(func() { // of the one that is there then, see restart
+		if err := o.tracer.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	o.scan()
+}
+
+// mountOverlay is tryOverlay without a tracer.
+func mountOverlay(t *testing.T, options string, populate func(lower, upper string)) (*overlay, error) {
+	t.Helper()
 	dir, err := os.MkdirTemp("/scratch", "overlay")
 	if err != nil {
 		t.Fatal(err)
@@ -85,17 +119,10 @@ func tryOverlay(t *testing.T, options string, populate func(lower, upper string)
 	if err := o.tryMount(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	if o.tracer, err = New(Config{Log: zerolog.New(zerolog.NewTestWriter(t))}); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
-		if err := o.tracer.Close(); err != nil {
-			t.Error(err)
-		}
 		_ = unix.Unmount(o.merged, unix.MNT_DETACH)
 		_ = os.RemoveAll(dir)
 	})
-	o.scan()
 	return o, nil
 }
 
@@ -463,11 +490,7 @@ func (o *overlay) restart(cfg Config) {
 	if err := o.tracer.Close(); err != nil {
 		o.t.Fatal(err)
 	}
-	cfg.Log = zerolog.New(zerolog.NewTestWriter(o.t))
-	var err error
-	if o.tracer, err = New(cfg); err != nil {
-		o.t.Fatal(err)
-	}
+	o.tracer = newTracer(o.t, cfg)
 	o.baseSize, o.baseDisk, o.size, o.disk = 0, 0, 0, 0
 	o.scan()
 }

@@ -78,7 +78,11 @@ func setUpAndRun(m *testing.M) (code int, err error) {
 	}
 	defer func() { err = errors.Join(err, removeImage(imageName)) }()
 	fmt.Printf("test/e2e: Linux %s, Docker %s (API %s), ready after %.1f s\n", release, version.Version, version.APIVersion, time.Since(began).Seconds())
-	return m.Run(), nil
+	code = m.Run()
+	if plainDaemon != nil {
+		plainDaemon.stop()
+	}
+	return code, nil
 }
 
 func repositoryRoot() (string, error) {

@@ -19,59 +19,85 @@ import (
 	"github.com/layertrace/layertrace/internal/record"
 )
 
-// driverDaemon is a Docker daemon of a test's own.
+// driverDaemon is a Docker daemon besides the usual one.
 type driverDaemon struct {
 	root string // its data
+	api  *dockerAPI
 	host string // as in DOCKER_HOST
+	base string // all of its files
+	log  string
+	cmd  *exec.Cmd
 }
 
-// startDaemon starts a daemon with this storage driver and makes the image there.
-// Until the test ends, it is the one that boxes are made by.
+// plainDaemon is that of the tests of plain directories, once the first of them has
+// started it: under emulation that takes long.
+var plainDaemon *driverDaemon
+
+// usePlainDaemon makes it the one that boxes are made by, until the test ends.
+func usePlainDaemon(t *testing.T, driver string) *driverDaemon {
+	t.Helper()
+	made := plainDaemon != nil
+	if !made {
+		plainDaemon = startDaemon(t, driver)
+	}
+	d, before := plainDaemon, env.docker
+	t.Setenv("DOCKER_HOST", d.host)
+	env.docker = d.api
+	t.Cleanup(func() {
+		env.docker = before
+		if t.Failed() {
+			said, _ := os.ReadFile(d.log)
+			t.Logf("the daemon said:\n%s", tail(string(said), 30))
+		}
+	})
+	if !made {
+		if err := importFiles(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return d
+}
+
+// startDaemon starts a daemon with this storage driver. Whoever does stops it.
 func startDaemon(t *testing.T, driver string) *driverDaemon {
 	t.Helper()
 	base, err := os.MkdirTemp("/scratch", "dockerd")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &driverDaemon{root: filepath.Join(base, "data"), host: "unix://" + filepath.Join(base, "socket")}
+	socket := filepath.Join(base, "socket")
+	d := &driverDaemon{
+		root: filepath.Join(base, "data"), host: "unix://" + socket, api: dockerAt(socket),
+		base: base, log: filepath.Join(base, "log"),
+	}
 	settings := filepath.Join(base, "daemon.json")
 	if err := os.WriteFile(settings, []byte("{}"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	log, err := os.Create(filepath.Join(base, "log"))
+	log, err := os.Create(d.log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command("dockerd", "--config-file", settings, "--host", d.host, "--storage-driver", driver,
+	d.cmd = exec.Command("dockerd", "--config-file", settings, "--host", d.host, "--storage-driver", driver,
 		"--data-root", d.root, "--exec-root", filepath.Join(base, "exec"), "--pidfile", filepath.Join(base, "pid"),
 		"--bridge", "none", "--iptables=false", "--ip6tables=false")
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	d.cmd.Stdout, d.cmd.Stderr = log, log
 	if path, err := exec.LookPath("dockerd"); err == nil { // its libraries, where test/vm/fetch has put them
-		cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+filepath.Join(filepath.Dir(filepath.Dir(path)), "lib"))
+		d.cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+filepath.Join(filepath.Dir(filepath.Dir(path)), "lib"))
 	}
-	if err := cmd.Start(); err != nil {
+	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	before := env.docker
-	t.Setenv("DOCKER_HOST", d.host)
-	env.docker = newDockerAPI()
-	t.Cleanup(func() {
-		env.docker = before
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-		if t.Failed() {
-			said, _ := os.ReadFile(log.Name())
-			t.Logf("the daemon said:\n%s", tail(string(said), 30))
-		}
-		_ = os.RemoveAll(base)
-	})
-	eventually(t, 120*time.Second, "the daemon with "+driver+" answers", func() error { return env.docker.do("GET", "/_ping", nil, nil) })
-	if err := importFiles(); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, 120*time.Second, "the daemon with "+driver+" answers", func() error { return d.api.do("GET", "/_ping", nil, nil) })
 	return d
+}
+
+// stop ends the daemon and removes what it had.
+func (d *driverDaemon) stop() {
+	_ = d.cmd.Process.Signal(syscall.SIGTERM)
+	_ = d.cmd.Wait()
+	_ = os.RemoveAll(d.base)
 }
 
 // plainDriver is a storage driver that makes layers which are plain directories, and
@@ -91,7 +117,7 @@ func plainDriver(t *testing.T) (driver, dir string) {
 // snapshot; what happens to it is accounted for as exactly as below overlayfs.
 func TestPlain(t *testing.T) {
 	driver, dir := plainDriver(t)
-	d := startDaemon(t, driver)
+	d := usePlainDaemon(t, driver)
 	b := newBox(t)
 	mountID, err := os.ReadFile(filepath.Join(d.root, "image", driver, "layerdb/mounts", b.id, "mount-id"))
 	if err != nil || b.upper != filepath.Join(d.root, driver, dir, string(mountID)) {
@@ -149,7 +175,7 @@ func TestPlain(t *testing.T) {
 // does.
 func TestPlainWays(t *testing.T) {
 	driver, _ := plainDriver(t)
-	startDaemon(t, driver)
+	usePlainDaemon(t, driver)
 	b := newBox(t)
 	b.plain = true
 	ext4 := b.upperIsExt4(t)
@@ -195,7 +221,7 @@ func TestPlainWays(t *testing.T) {
 // is no growth.
 func TestPlainLife(t *testing.T) {
 	driver, _ := plainDriver(t)
-	startDaemon(t, driver)
+	usePlainDaemon(t, driver)
 	s := watch(t, "--all")
 	b := newBox(t)
 	// What is written before the baseline is taken may be part of it.

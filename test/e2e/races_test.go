@@ -46,7 +46,8 @@ func raceAppending(t *testing.T, st *stage) {
 }
 
 // compete runs busy processes, by name, until each of them is in several intervals,
-// and returns how many bytes they have written.
+// and returns how many bytes they have written. None of them may come to an end of
+// what it can do by itself.
 func (st *stage) compete(t *testing.T, lines map[string]string) int64 {
 	t.Helper()
 	procs := map[string]*proc{}
