@@ -55,7 +55,8 @@ func (st *stage) compete(t *testing.T, lines map[string]string) int64 {
 		procs[name] = st.b.spawn(t, name, fields(lines[name])...)
 		procs[name].until(t, "busy")
 	}
-	st.until(seenLimit, "all of them are at work", func(v *view) error {
+	// They leave layertrace little of an emulated processor.
+	st.until(4*seenLimit, "all of them are at work", func(v *view) error {
 		for name := range lines {
 			intervals := map[string]bool{}
 			for i := range v.growth {
@@ -107,8 +108,10 @@ func raceRenaming(t *testing.T, st *stage) {
 		line += fmt.Sprintf(" then mkdir path=%s/d%d then fill path=%[1]s/d%[2]d/f count=4 size=100", dir, d)
 	}
 	st.b.run(t, "prep", fields(line)...)
+	// More than they can write meanwhile: none may come to an end of it.
+	grow := "busy kind=grow limit=4000000000 path=" + dir
 	st.compete(t, map[string]string{
-		"w-a-writer-1": "busy kind=grow path=" + dir + "/d0/f0 chunk=700", "w-a-writer-2": "busy kind=grow path=" + dir + "/d1/f1 chunk=300",
+		"w-a-writer-1": grow + "/d0/f0 chunk=700", "w-a-writer-2": grow + "/d1/f1 chunk=300",
 		"w-renamer-1": "busy kind=renames path=" + dir + " chunk=5000", "w-renamer-2": "busy kind=renames path=" + dir + " chunk=20",
 	})
 	line = ""
