@@ -71,10 +71,15 @@ lint: ## run the linters
 	@.ci/need shellcheck=shellcheck
 	shellcheck -x $(SCRIPTS)
 
+.PHONY: check
+check: ## check what is no test: that the generated code is current, and what the linters say
+	@$(MAKE) --no-print-directory -k generate-check lint
+
 .PHONY: test
-test: ## run all of the checks and tests, and count
+test: ## run all of the tests, and count
 	@rm -rf bin/results; status=0; \
-	$(MAKE) --no-print-directory -k generate-check lint test-unit test-vm || status=1; \
+	$(MAKE) --no-print-directory -k fetch >/dev/null 2>&1 & \
+	$(MAKE) --no-print-directory -k test-unit test-vm || status=1; \
 	bin/tally -total bin/results/unit $(KERNELS:%=bin/results/vm-%) || status=1; \
 	exit $$status
 
@@ -83,6 +88,14 @@ test-unit: test-programs ## run the tests that need no kernel of their own
 	@.ci/need gcc=gcc /usr/include/stdlib.h=libc6-dev busybox=busybox-static
 	$(GO) vet ./...
 	$(GO) test -race -json ./... | bin/tally -save bin/results/unit
+
+.PHONY: fetch
+fetch: $(KERNELS:%=fetch-%) ## download what the VMs are made of (otherwise done when one is started)
+	test/vm/fetch busybox
+	test/vm/fetch docker 20.10
+
+fetch-%:
+	test/vm/fetch kernel $*
 
 .PHONY: test-vm
 # All at once: test/vm/run lets as many run as the machine can bear.
