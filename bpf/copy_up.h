@@ -25,9 +25,18 @@ ENTRY_PROGRAM("ovl_copy_up_one", copy_up_entry, struct dentry *parent, struct de
 EXIT_PROGRAM("ovl_copy_up_one", copy_up_exit, 1, ALL_CALLS, 3, struct dentry *parent, struct dentry *dentry, int flags, int ret)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
+	struct file_key key = {};
+	struct file_entry *file;
+	struct inode *inode;
 
-	if (copying_up > 0 && bpf_map_delete_elem(&copy_ups, &thread) == 0)
-		__sync_fetch_and_add(&copying_up, -1);
+	if (copying_up <= 0 || bpf_map_delete_elem(&copy_ups, &thread))
+		return 0;
+	__sync_fetch_and_add(&copying_up, -1);
+	/* With metacopy=on the data may have come later than the file. */
+	inode = upper_inode(BPF_CORE_READ(dentry, d_inode));
+	file = find(inode, &key);
+	if (file)
+		disk_read(file, &key, inode);
 	return 0;
 }
 

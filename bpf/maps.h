@@ -137,7 +137,7 @@ struct {
 #define ANY_DEVICE 0xffffffff
 volatile __u32 watched_device = 0;
 /* Set by userspace before it sleeps: the next record must wake it. */
-volatile __u32 armed = 0;
+volatile __s64 armed = 0;
 /* Threads in ovl_copy_up_one now: spares everyone else a lookup. */
 volatile __s64 copying_up = 0;
 /* The same of copies. */
@@ -245,10 +245,9 @@ static __always_inline struct loss_counts *lost_records(void)
  */
 static __always_inline __u64 wake_flags(void)
 {
-	if (armed) {
-		armed = 0;
+	/* A barrier between this and the reservation before it, as arm has one. */
+	if (exchange((__s64 *)&armed, 0))
 		return BPF_RB_FORCE_WAKEUP;
-	}
 	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > RING_BYTES / 4)
 		return BPF_RB_FORCE_WAKEUP;
 	return BPF_RB_NO_WAKEUP;

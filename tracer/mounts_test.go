@@ -24,7 +24,7 @@ func TestMountOptions(t *testing.T) {
 		t.Run(options, func(t *testing.T) {
 			o, err := mountOverlay(t, ","+options, func(lower, _ string) {
 				populateLinks(t, lower)
-				for _, name := range []string{"meta", "dir/sub/f"} {
+				for _, name := range []string{"meta", "late", "dir/sub/f"} {
 					writeImage(t, filepath.Join(lower, name), 20_000)
 				}
 			})
@@ -93,6 +93,8 @@ var imageWays = []string{
 	// With metacopy=on the data come later, with redirect_dir=on the directory as it is.
 	"chmod 600 meta",
 	"echo more >> meta",
+	"chmod 600 late",
+	": >> late",
 	"mv dir moved; chmod 600 moved/sub/f; echo more >> moved/sub/f",
 	"mv moved/sub dir; rm -r moved dir",
 	// Files of several names have one copy with index=on.

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -77,6 +78,7 @@ type Tracer struct {
 	reader                *ringbuf.Reader
 	readerDone, flushed   chan struct{}
 	activity              chan struct{}
+	fence                 atomic.Uint32 // see arm
 	closeOnce             sync.Once
 	closeErr              error
 	collected             snapshot           // cumulative counts at the last Collect
@@ -422,9 +424,13 @@ func (t *Tracer) wake() {
 
 // arm asks the programs to wake the reader with their next record.
 func (t *Tracer) arm() {
-	if err := t.coll.Variables["armed"].Set(uint32(1)); err != nil {
+	if err := t.coll.Variables["armed"].Set(int64(1)); err != nil {
 		t.cfg.Log.Error().Err(err).Msg("arming the ring buffer")
 	}
+	// A program reserves a record and then looks whether it is to wake us; this looks
+	// at the ring after having said so. With a barrier on both sides one of the two
+	// sees the other.
+	t.fence.Add(1)
 	// A record that came between the flush and here has woken nobody.
 	if t.reader.AvailableBytes() > 0 {
 		t.wake()
