@@ -26,6 +26,13 @@ func podman(t *testing.T, args ...string) string {
 	return command(t, "podman", args...)
 }
 
+func needPodman(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("podman"); err != nil {
+		t.Skip("podman is not in PATH (make test-podman has it)")
+	}
+}
+
 // podmanBoxes are the ways to make a container: options before and after `create`,
 // and what its root is made of.
 var podmanBoxes = []struct{ name, global, options, root string }{
@@ -38,9 +45,7 @@ var podmanBoxes = []struct{ name, global, options, root string }{
 // TestPodman: containers of podman, however they are made, are counted from the
 // moment that they are created.
 func TestPodman(t *testing.T) {
-	if _, err := exec.LookPath("podman"); err != nil {
-		t.Skip("podman is not in PATH (make test-podman has it)")
-	}
+	needPodman(t)
 	dir := scratch(t)
 	root := filepath.Join(dir, "root")
 	rootDir(t, root)
@@ -57,7 +62,7 @@ func TestPodman(t *testing.T) {
 	for _, kind := range podmanBoxes {
 		t.Run(kind.name, func(t *testing.T) {
 			defer s.in(t)()
-			b := newPodmanBox(t, s, kind.name, fields(kind.global+" create "+kind.options), strings.Replace(kind.root, "DIR", root, 1))
+			b := newPodmanBox(t, s, nil, kind.name, fields(kind.global+" create "+kind.options), strings.Replace(kind.root, "DIR", root, 1))
 			b.exercise(s, true)
 			b.mounts(s)
 			boxes = append(boxes, b)
@@ -114,19 +119,51 @@ func TestPodman(t *testing.T) {
 	}
 }
 
-// newPodmanBox makes a container with a volume at /data, a tmpfs at /run and a bind
-// mount at /ctl.
-func newPodmanBox(t *testing.T, s *session, name string, create []string, root string) *box {
+// TestPodmanRootless: containers of a user's own podman, whose overlays are mounted in
+// a user namespace (with the option userxattr) and which are in no control group.
+func TestPodmanRootless(t *testing.T) {
+	needPodman(t)
+	user := newAccount(t, "e2e-user", 1500)
+	imageArchive(t, user.home)
+	commandAs(t, user, "podman", "import", "--quiet", filepath.Join(user.home, "image.tar"), podmanImage)
+	t.Cleanup(func() {
+		commandAs(t, user, "podman", "rm", "--all", "--force", "--time", "0", "--volumes")
+		commandAs(t, user, "podman", "rmi", podmanImage)
+	})
+
+	s := watch(t, "--all")
+	b := newPodmanBox(t, s, user, "rootless", fields("create --network none --cgroups disabled"), podmanImage)
+	b.exercise(s, false)
+	settle(t, "/scratch")
+	if last := checkPodman(t, s, b); last.BaselineSize != 0 {
+		t.Errorf("%s was not counted from its creation: %+v", b.name, last)
+	}
+	size, allocated := walkLayer(t, b.upper).size, du(t, b.upper)
+	commandAs(t, user, "podman", "rm", "--force", "--time", "0", b.name)
+	s.until(seenLimit, "the container is removed", func(v *view) error {
+		_, err := v.event(b, record.ContainerRemoved)
+		return err
+	})
+	s.stop()
+	checkRemoved(t, s, b, size, allocated)
+}
+
+// newPodmanBox makes a container of a user, or of root, with a volume at /data, a tmpfs
+// at /run and a bind mount at /ctl.
+func newPodmanBox(t *testing.T, s *session, user *account, name string, create []string, root string) *box {
 	t.Helper()
 	b := &box{ctl: filepath.Join(env.dir, "podman-"+name), volume: "e2e-" + name + "-data"}
 	name = "e2e-" + name
 	if err := os.Mkdir(b.ctl, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	if user != nil {
+		user.owns(t, b.ctl)
+	}
 	args := append(create, "--name", name, "--volume", b.volume+":/data", "--volume", b.ctl+":/ctl", "--tmpfs", "/run:mode=755", root)
-	podman(t, append(args, "/bin/workload", "serve", "/ctl/socket", "/run")...)
-	podman(t, "start", name)
-	pid, err := strconv.Atoi(podman(t, "inspect", "--format", "{{.State.Pid}}", name))
+	commandAs(t, user, "podman", append(args, "/bin/workload", "serve", "/ctl/socket", "/run")...)
+	commandAs(t, user, "podman", "start", name)
+	pid, err := strconv.Atoi(commandAs(t, user, "podman", "inspect", "--format", "{{.State.Pid}}", name))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,9 +68,18 @@ func imageArchive(t *testing.T, dir string) string {
 // command runs a program that must succeed and returns what it wrote.
 func command(t *testing.T, name string, args ...string) string {
 	t.Helper()
+	return commandAs(t, nil, name, args...)
+}
+
+// commandAs runs a command for a user, or for root.
+func commandAs(t *testing.T, user *account, name string, args ...string) string {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
+	if user != nil {
+		user.runs(cmd)
+	}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -78,6 +87,59 @@ func command(t *testing.T, name string, args ...string) string {
 		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, stderr.String())
 	}
 	return strings.TrimSpace(string(out))
+}
+
+// account is a user of the machine, who may use user namespaces.
+type account struct {
+	id   uint32
+	home string
+}
+
+// newAccount adds a user, with a home directory on the tests' own file system. There
+// is no way back: the machine is the tests' own.
+func newAccount(t *testing.T, name string, id uint32) *account {
+	t.Helper()
+	u := &account{id: id, home: scratch(t)}
+	for file, line := range map[string]string{
+		"/etc/passwd": fmt.Sprintf("%s:x:%d:%d::%s:/bin/sh\n", name, id, id, u.home),
+		"/etc/group":  fmt.Sprintf("%s:x:%d:\n", name, id),
+		"/etc/subuid": name + ":1000000:65536\n",
+		"/etc/subgid": name + ":1000000:65536\n",
+	} {
+		f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = f.WriteString(line)
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(u.runtimeDir(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	u.owns(t, u.home, u.runtimeDir())
+	return u
+}
+
+// runtimeDir is where systemd would have one for the user.
+func (u *account) runtimeDir() string { return fmt.Sprintf("/run/user/%d", u.id) }
+
+// owns gives files to the user.
+func (u *account) owns(t *testing.T, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if err := os.Chown(name, int(u.id), int(u.id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// runs makes a command one of the user's.
+func (u *account) runs(cmd *exec.Cmd) {
+	cmd.Dir = u.home
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + u.home, "XDG_RUNTIME_DIR=" + u.runtimeDir()}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: u.id, Gid: u.id}}
 }
 
 // overlayProcess starts a process whose root is an overlay that no runtime made.

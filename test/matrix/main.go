@@ -1,8 +1,7 @@
 // Command matrix makes docs/exactness.md of test runs on several kernels and file
-// systems: their events, as tally has saved them in files named KERNEL-FS.json. With
-// -model it adds the long runs of the model checker, from a directory of such files.
+// systems: their events, as tally has saved them in files named KERNEL-FS.json.
 //
-//	go run ./test/matrix -model bin/results/model bin/results/matrix/*.json > docs/exactness.md
+//	go run ./test/matrix bin/results/matrix/*.json > docs/exactness.md
 package main
 
 import (
@@ -11,7 +10,6 @@ import (
 	"cmp"
 	_ "embed"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -64,15 +62,13 @@ func (c *column) fileSystem() string {
 type played struct{ operations, succeeded, histories, seconds int }
 
 func main() {
-	model := flag.String("model", "", "directory with the events of long runs of the model checker")
-	flag.Parse()
-	if err := run(flag.Args(), *model, os.Stdout); err != nil {
+	if err := run(os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "matrix:", err)
 		os.Exit(1)
 	}
 }
 
-func run(files []string, model string, out io.Writer) error {
+func run(files []string, out io.Writer) error {
 	if len(files) == 0 {
 		return fmt.Errorf("no results: make test-matrix")
 	}
@@ -80,22 +76,7 @@ func run(files []string, model string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var long []*column
-	if model != "" {
-		files, err := filepath.Glob(filepath.Join(model, "*.json"))
-		if err != nil {
-			return err
-		}
-		// In the order of the columns, as far as there are both.
-		at := func(file string) int {
-			return slices.IndexFunc(columns, func(c *column) bool { return c.name == name(file) })
-		}
-		slices.SortStableFunc(files, func(a, b string) int { return cmp.Compare(at(a), at(b)) })
-		if long, err = readAll(files); err != nil {
-			return err
-		}
-	}
-	_, err = io.WriteString(out, document(columns, long))
+	_, err = io.WriteString(out, document(columns))
 	return err
 }
 
@@ -158,7 +139,7 @@ func read(data []byte) *column {
 // ways is the test whose subtests are the ways to change a layer.
 const ways = "TestOneWay/"
 
-func document(columns, long []*column) string {
+func document(columns []*column) string {
 	var b strings.Builder
 	b.WriteString(preface)
 	b.WriteString("\n| column | kernel | file system | passed | not possible there | failed |\n|---|---|---|---|---|---|\n")
@@ -178,19 +159,16 @@ func document(columns, long []*column) string {
 	table(&b, columns, func(test string) (string, bool) {
 		return test, !strings.HasPrefix(test, ways) && !strings.Contains(test, "/")
 	})
-	histories(&b, long)
+	histories(&b, columns)
 	b.WriteString("\n" + limits)
 	return b.String()
 }
 
-// histories writes what the model checker's long runs have come to.
-func histories(b *strings.Builder, long []*column) {
-	if len(long) == 0 {
-		return
-	}
-	b.WriteString("\n## Random histories\n\nLong runs of the model checker (`make test-model`): random operations of three " +
-		"processes, one after\nthe other and at once, on overlays mounted in several ways; the books are held against the disk\n" +
-		"after each history. Some operations are meant to fail.\n\n" +
+// histories writes what the model checker's runs have come to.
+func histories(b *strings.Builder, columns []*column) {
+	b.WriteString("\n## Random histories\n\nWhat the model checker played: random operations of three processes, one after the other and at once,\n" +
+		"on overlays mounted in several ways; the books are held against the disk after each history. Some\n" +
+		"operations are meant to fail.\n\n" +
 		"| kernel | file system | operations | without an error | histories | minutes | differences |\n|---|---|---|---|---|---|---|\n")
 	var sum played
 	row := func(kernel, fileSystem string, p played, differences string) {
@@ -198,7 +176,7 @@ func histories(b *strings.Builder, long []*column) {
 			p.operations, p.succeeded, p.histories, float64(p.seconds)/60, differences)
 	}
 	all := exact
-	for _, c := range long {
+	for _, c := range columns {
 		var own played
 		for _, p := range c.played {
 			own.add(p)
