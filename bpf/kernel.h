@@ -56,6 +56,7 @@ enum {
 #define PF_KTHREAD 0x00200000
 #define OVERLAYFS_SUPER_MAGIC 0x794c7630
 #define BTRFS_SUPER_MAGIC 0x9123683e
+#define EXT4_SUPER_MAGIC 0xef53
 #define ATTR_SIZE (1 << 3)
 #define FALLOC_FL_PUNCH_HOLE 0x02
 #define RENAME_EXCHANGE (1 << 1)
@@ -85,6 +86,7 @@ struct super_block {
 	unsigned char s_blocksize_bits;
 	unsigned long s_magic;
 	struct dentry *s_root;
+	void *s_fs_info;
 } CORE;
 
 struct inode {
@@ -95,6 +97,15 @@ struct inode {
 	__s64 i_size;
 	__u16 i_bytes;
 	__u64 i_blocks;
+} CORE;
+
+struct ext4_inode_info {
+	unsigned int i_reserved_data_blocks;
+	struct inode vfs_inode;
+} CORE;
+
+struct ext4_sb_info {
+	unsigned int s_cluster_bits;
 } CORE;
 
 struct xfs_inode {

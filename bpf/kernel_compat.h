@@ -133,3 +133,20 @@ static __noinline __s64 allocated_bytes(struct inode *inode, __u32 method)
 	}
 	return bytes;
 }
+
+/*
+ * reserved_bytes is what ext4 will allocate later and has told the quota hooks of
+ * already: stat adds it to i_blocks (ext4_file_getattr, alike from 5.10 to 7.3).
+ */
+static __noinline __s64 reserved_bytes(struct inode *inode)
+{
+	struct ext4_inode_info *ext4;
+	struct ext4_sb_info *sb;
+
+	if (!bpf_core_type_exists(struct ext4_inode_info) || BPF_CORE_READ(inode, i_sb, s_magic) != EXT4_SUPER_MAGIC)
+		return 0;
+	ext4 = (void *)inode - bpf_core_field_offset(struct ext4_inode_info, vfs_inode);
+	sb = BPF_CORE_READ(inode, i_sb, s_fs_info);
+	return (__s64)BPF_CORE_READ(ext4, i_reserved_data_blocks)
+	       << (BPF_CORE_READ(sb, s_cluster_bits) + BPF_CORE_READ(inode, i_sb, s_blocksize_bits));
+}

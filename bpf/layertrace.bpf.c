@@ -38,10 +38,10 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /*
  * appeared: an inode, or a further name of one (hardlink), has come into a directory of
- * a layer.
+ * a layer. reserved are bytes that are not in i_blocks yet: a new inode has none.
  */
 static __always_inline void appeared(struct dentry *dentry, struct inode *inode, struct file_entry *parent,
-				   struct file_key *parent_key, bool hardlink)
+				   struct file_key *parent_key, bool hardlink, __s64 reserved)
 {
 	struct file_entry *file, fresh;
 	struct process_id process;
@@ -70,7 +70,7 @@ static __always_inline void appeared(struct dentry *dentry, struct inode *inode,
 
 	new_entry(&fresh, parent, BPF_CORE_READ(inode, i_mode),
 		  nlink ? STATE_PENDING : STATE_DELETED);
-	fresh.aside = allocated_bytes(inode, fresh.disk_method);
+	fresh.aside = allocated_bytes(inode, fresh.disk_method) + reserved;
 	key.device = parent_key->device;
 	key.inode = BPF_CORE_READ(inode, i_ino);
 	/*
@@ -107,7 +107,7 @@ ENTRY_PROGRAM("ovl_instantiate", instantiate_entry, struct dentry *dentry, struc
 	struct file_entry *parent = parent_of(dentry, &parent_key);
 
 	if (parent && inode)
-		appeared(dentry, inode, parent, &parent_key, hardlink);
+		appeared(dentry, inode, parent, &parent_key, hardlink, 0);
 	return 0;
 }
 

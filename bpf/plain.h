@@ -28,7 +28,7 @@ static __always_inline void instantiated(struct dentry *dentry, struct inode *in
 		return;
 	parent = parent_in_plain(dentry, &parent_key);
 	if (parent)
-		appeared(dentry, inode, parent, &parent_key, find(inode, &key));
+		appeared(dentry, inode, parent, &parent_key, find(inode, &key), 0);
 }
 
 ENTRY_PROGRAM("d_instantiate", plain_instantiate_entry, struct dentry *dentry, struct inode *inode)
@@ -65,6 +65,92 @@ static __always_inline bool one_of_several(struct file_entry *file, struct inode
 	return (file->mode & S_IFMT) != S_IFDIR && BPF_CORE_READ(inode, i_nlink) > 1;
 }
 
+/* How far up belongs_below looks. */
+#define LEVELS 200
+
+/*
+ * belongs_below tells whether a directory above a dentry is one of a plain layer, also
+ * where those in between have no page yet, because the baseline scan has yet to enter
+ * them.
+ */
+static __noinline bool belongs_below(struct dentry *dentry)
+{
+	struct dentry *parent;
+	struct file_entry *file;
+	struct file_key key;
+
+	for (int i = 0; i < LEVELS; i++) {
+		parent = BPF_CORE_READ(dentry, d_parent);
+		if (parent == dentry)
+			return false;
+		file = find(BPF_CORE_READ(parent, d_inode), &key);
+		if (file)
+			return file->plain;
+		dentry = parent;
+	}
+	return true;
+}
+
+/*
+ * moved_in: something without a page has come into a directory of the layer. If it is
+ * from outside it is growth, as it is; what is below a directory only the audit finds.
+ */
+static __always_inline void moved_in(struct dentry *from, struct dentry *to, struct inode *inode,
+				     struct file_entry *parent, struct file_key *parent_key)
+{
+	struct layer *layer;
+
+	if (!belongs_below(from)) {
+		appeared(to, inode, parent, parent_key, false,
+			 parent->disk_method == DISK_QUOTA ? reserved_bytes(inode) : 0);
+		return;
+	}
+	layer = layer_of(parent->layer);
+	if (layer)
+		__sync_fetch_and_add(&layer->strays, 1);
+}
+
+/*
+ * moved_out: a file has gone from a directory of the layer to where there is none. One of
+ * several names takes nothing with it; a directory would have to be walked, and is
+ * left to the audit.
+ */
+static __always_inline void moved_out(struct dentry *from, struct dentry *to, struct inode *inode)
+{
+	struct change change = { .causes = CAUSE_RENAME };
+	struct file_key key = {}, parent_key = {};
+	struct file_entry *file = find(inode, &key), *parent;
+	struct file_event gone = {};
+	struct process_id process;
+	__u32 state;
+
+	if (!file || !file->plain || (file->mode & S_IFMT) == S_IFDIR || belongs_below(to))
+		return;
+	parent = parent_in_plain(from, &parent_key);
+	if (!parent)
+		return;
+	current_process(&process);
+	announce_process(&process);
+	named_in(parent, &parent_key, FILE_UNLINKED, file, &key, from, &process);
+	if (BPF_CORE_READ(inode, i_nlink) > 1)
+		return;
+	state = file->state;
+	if (state == STATE_LIVE) {
+		disk_read(file, &key, inode);
+		file->state = STATE_PENDING;
+		change.disk = -exchange(&file->disk, 0);
+		if (file->size != SIZE_UNKNOWN)
+			change.size = -file->size;
+		book(file, &key, &process, &change);
+	}
+	gone.op = FILE_GONE;
+	gone.layer = file->layer;
+	gone.inode = key.inode;
+	gone.generation = file->generation;
+	bpf_map_delete_elem(&files, &key);
+	emit_file(&gone);
+}
+
 /* A rename has been done; the dentries are about to follow. */
 static __always_inline void relocated(struct dentry *from, struct dentry *to, bool exchange)
 {
@@ -74,18 +160,17 @@ static __always_inline void relocated(struct dentry *from, struct dentry *to, bo
 	struct file_entry *file, *other = NULL, *old, *new;
 	struct process_id process;
 	bool several = false;
-	struct layer *layer;
 
 	if (!inode || !device_watched(BPF_CORE_READ(inode, i_sb, s_dev)))
 		return;
 	new = parent_in_plain(to, &new_key);
-	if (!new)
+	if (!new) {
+		moved_out(from, to, inode);
 		return;
+	}
 	file = find(inode, &key);
 	if (!file) {
-		layer = layer_of(new->layer);
-		if (layer)
-			__sync_fetch_and_add(&layer->strays, 1);
+		moved_in(from, to, inode, new, &new_key);
 		return;
 	}
 	old = parent_in_plain(from, &old_key);

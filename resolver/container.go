@@ -36,8 +36,9 @@ type Container struct {
 
 	Driver string // storage driver: overlay2, overlayfs (containerd), vfs …
 
-	// Plain: UpperDir is the container's root as it is, with the image's files in it,
-	// and no overlay above it.
+	// Plain: no overlay of the kernel's is above UpperDir. It is the container's root as
+	// it is, with the image's files in it (see HoldsImage), or a process makes an
+	// overlay of it (see WritesBy).
 	Plain bool
 	// UpperDir is the layer's path on the host; empty if it is not known, then
 	// LayerErr says why.
@@ -258,11 +259,6 @@ func (r *Resolver) procFile(pid uint32, name string) string {
 
 // findLayer finds the upper directory and sets what depends on it.
 func (r *Resolver) findLayer(ctx context.Context, c *Container, d Details, root mountEntry, host func() mountTable, before *Container) {
-	if d.Driver == "fuse-overlayfs" || strings.HasPrefix(root.fsType, "fuse") {
-		// Its upper directory is changed by the file system's own process.
-		c.LayerErr = fmt.Errorf("storage driver %s: %w", d.Driver, ErrNoUpperDir)
-		return
-	}
 	candidates := r.upperCandidates(ctx, d, root, host)
 	c.Plain = plain(d.Driver, root)
 	if len(candidates) == 0 && before != nil && before.UpperDir != "" {
@@ -279,7 +275,7 @@ func (r *Resolver) findLayer(ctx context.Context, c *Container, d Details, root 
 	}
 	if len(candidates) == 0 {
 		switch d.Driver {
-		case "overlay2", "overlay", "overlayfs", vfs, btrfs, "":
+		case "overlay2", "overlay", "overlayfs", fuseOverlayfs, vfs, btrfs, "":
 			c.LayerErr = errNotMounted
 		default:
 			c.LayerErr = fmt.Errorf("storage driver %s: %w", d.Driver, ErrNoUpperDir)

@@ -17,11 +17,28 @@ const (
 // plainDir is where such a driver keeps these directories, in one of its own.
 var plainDir = map[string]string{vfs: "dir", btrfs: "subvolumes"}
 
-// plain tells whether a container's root is a directory as it is. root is its root
-// mount, empty if it does not run. The containerd store does so too if the image has
-// no layers.
+// fuseOverlayfs is the storage driver of overlays that a process mounts, which then
+// makes all changes of the upper directory itself.
+const fuseOverlayfs = "fuse-overlayfs"
+
+// plain tells whether a container's layer is a directory without an overlay of the
+// kernel's above it. root is its root mount, empty if it does not run. The containerd
+// store makes one, too, if the image has no layers.
 func plain(driver string, root mountEntry) bool {
-	return plainDir[driver] != "" || driver == "overlayfs" && root.point != "" && root.fsType != "overlay"
+	return plainDir[driver] != "" || driver == fuseOverlayfs || driver == "overlayfs" && root.point != "" && root.fsType != "overlay"
+}
+
+// HoldsImage tells whether the image's files are in the layer's directory, as copies or
+// as shared extents, and count for the layer.
+func (c *Container) HoldsImage() bool { return c.Plain && c.Driver != fuseOverlayfs }
+
+// WritesBy returns the name of the one process that makes all changes of the layer on
+// behalf of others, which the kernel side cannot see; empty if there is none.
+func (c *Container) WritesBy() string {
+	if c.Driver == fuseOverlayfs {
+		return fuseOverlayfs
+	}
+	return ""
 }
 
 // plainDirs returns where that directory may be.

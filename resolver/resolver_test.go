@@ -492,7 +492,7 @@ func TestUpperDir(t *testing.T) {
 		}, "docker/btrfs/subvolumes/ffff", 0, nil},
 		{"fuse-overlayfs", func(h *host) Details {
 			return Details{State: StateCreated, Driver: "fuse-overlayfs", DriverData: map[string]string{"UpperDir": h.dir("docker/fuse-overlayfs/x/diff")}}
-		}, "", 0, ErrNoUpperDir},
+		}, "docker/fuse-overlayfs/x/diff", 0, nil},
 		{"vfs, not known yet", func(h *host) Details {
 			return Details{State: StateCreated, Driver: "vfs"}
 		}, "", 0, nil},
@@ -515,7 +515,7 @@ func TestUpperDir(t *testing.T) {
 			if tc.upper != "" {
 				want = filepath.Join(h.root, tc.upper)
 			}
-			if c.Plain != (plainDir[d.Driver] != "" || strings.Contains(tc.name, "without layers")) {
+			if c.Plain != (plainDir[d.Driver] != "" || d.Driver == fuseOverlayfs || strings.Contains(tc.name, "without layers")) {
 				t.Errorf("plain: %v", c.Plain)
 			}
 			if c.UpperDir != want || c.OverlayDevice != tc.overlay {

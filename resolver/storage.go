@@ -131,6 +131,7 @@ type storedContainer struct {
 	Metadata string   `json:"metadata"` // JSON too
 	store    Store
 	driver   string
+	fuse     bool // its overlay is made by a process
 }
 
 // storedMetadata is what podman and CRI-O put there.
@@ -151,6 +152,9 @@ func (s *storage) stored() []storedContainer {
 		dirs, _ := filepath.Glob(filepath.Join(store.Graph, "*-containers"))
 		for _, dir := range dirs {
 			driver := strings.TrimSuffix(filepath.Base(dir), "-containers")
+			// The library's own mark of a store that a program mounts.
+			mark, _ := os.ReadFile(filepath.Join(store.Graph, driver, ".has-mount-program"))
+			fuse := string(mark) == "true"
 			var here []storedContainer
 			// Containers with --rm are in a file of their own, which under a
 			// transient store lies with what does not stay.
@@ -174,7 +178,7 @@ func (s *storage) stored() []storedContainer {
 				}
 			}
 			for _, c := range here {
-				c.store, c.driver = store, driver
+				c.store, c.driver, c.fuse = store, driver, fuse
 				all = append(all, c)
 			}
 		}
@@ -239,22 +243,26 @@ const DriverRootfs = "rootfs"
 // layer returns the storage driver, and the upper directory if there is one and it
 // is known.
 func (c *storedContainer) layer(m storedMetadata) (driver, upper string) {
-	if c.driver != "overlay" {
-		return c.driver, ""
+	driver = c.driver
+	if driver != "overlay" {
+		return driver, ""
+	}
+	if c.fuse {
+		driver = fuseOverlayfs
 	}
 	// With --rootfs podman makes a layer that nothing uses, or none.
 	if c.Image != "" || m.Pod != "" || c.Layer != "" && m.Name == "" {
-		return c.driver, filepath.Join(c.store.Graph, c.driver, c.Layer, "diff")
+		return driver, filepath.Join(c.store.Graph, c.driver, c.Layer, "diff")
 	}
 	// With --rootfs DIR:O an overlay of its own is above DIR, from the first start on.
 	upper = filepath.Join(c.store.Graph, c.driver+"-containers", c.ID, "rootfs", "upper")
 	if _, err := os.Stat(upper); err == nil {
-		return c.driver, upper
+		return driver, upper
 	}
 	if c.started() {
 		return DriverRootfs, ""
 	}
-	return c.driver, ""
+	return driver, ""
 }
 
 // process returns the container's init process, and when it started; 0 if it does

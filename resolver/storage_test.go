@@ -104,6 +104,12 @@ func TestStorage(t *testing.T) {
 	if copies, err := e.Inspect(t.Context(), id("d")); err != nil || copies.Driver != "vfs" || copies.DriverData != nil {
 		t.Errorf("%+v, %v", copies, err)
 	}
+	// The mark of a store that fuse-overlayfs mounts.
+	write(t, filepath.Join(store.Graph, "overlay/.has-mount-program"), "true")
+	if web, err := e.Inspect(t.Context(), id("a")); err != nil || web.Driver != fuseOverlayfs ||
+		web.DriverData["UpperDir"] != filepath.Join(store.Graph, "overlay", id("1"), "diff") {
+		t.Errorf("%+v, %v", web, err)
+	}
 	var gone *NotFoundError
 	if _, err := e.Inspect(t.Context(), id("3")); !errors.As(err, &gone) {
 		t.Errorf("a layer outside of the store: %v", err)

@@ -15,8 +15,12 @@ import (
 // newPlain is newOverlay of a directory without an overlay above it.
 func newPlain(t *testing.T) *overlay {
 	t.Helper()
-	if _, fileSystem := scratch(t); fileSystem == tmpfs {
+	_, fileSystem := scratch(t)
+	if fileSystem == tmpfs {
 		t.Skip("n/a: no hooks for a directory on tmpfs without an overlay")
+	}
+	if _, err := os.Stat("/sys/kernel/btf/" + fileSystem); err != nil {
+		t.Skip("n/a: the file system's module has no BTF")
 	}
 	dir, err := os.MkdirTemp("/scratch", "plain")
 	if err != nil {
@@ -67,6 +71,9 @@ func TestPlain(t *testing.T) {
 		"mkdir big; cd big; for i in $(seq 300); do : > some-quite-long-file-name-that-fills-directories-$i; done",
 		"rm -r big image2",
 		"mkdir ../outside-$$; echo out > ../outside-$$/file; rm -r ../outside-$$",
+		"mkdir -p ../outside-$$/come; cd ../outside-$$; head -c 70000 /dev/zero > in; echo 1 > over; echo 2 > z; mv in over come $OLDPWD; mv z $OLDPWD/zeros; rmdir ../outside-$$",
+		"echo more >> in; echo more > come/below; ln over over2",
+		"mkdir ../outside-$$; exec 3>> held; head -c 9000 /dev/zero >&3; mv in held come/below over2 ../outside-$$; echo elsewhere >&3; mv ../outside-$$/held .; head -c 9000 /dev/zero >&3; rm -r ../outside-$$",
 		"sync",
 	} {
 		o.sh(script)
@@ -81,6 +88,8 @@ func TestPlain(t *testing.T) {
 		"del":  {event.FileCreated, event.FileUnlinked},
 		"z":    {event.FileRenamed},
 		"file": nil,
+		"in":   {event.FileCreated, event.FileUnlinked},
+		"held": {event.FileCreated, event.FileUnlinked, event.FileCreated},
 	} {
 		if got := o.names(name); !slices.Equal(got, want) {
 			t.Errorf("%s: %v, want %v", name, got, want)

@@ -221,7 +221,9 @@ func (d *diagnosis) driver(name string) {
 	case "overlay2", "overlayfs", "overlay":
 	case "vfs", "btrfs":
 		c.Detail = name + ": each layer has its image in it, and counts as a whole"
-	case "zfs", "devicemapper", "aufs", "native", "fuse-overlayfs":
+	case "fuse-overlayfs":
+		c.Detail = name + ": processes of a container are not told apart, since fuse-overlayfs writes for them"
+	case "zfs", "devicemapper", "aufs", "native":
 		c.OK = false
 		c.Detail = name + " is not supported yet: its layers are neither overlays nor directories that containers write themselves"
 		c.Hint = `set "storage-driver": "overlay2" in /etc/docker/daemon.json, then: sudo systemctl restart docker`

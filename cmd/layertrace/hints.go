@@ -185,7 +185,7 @@ func driverFailure(err *session.DriverError) error {
 	if err.Driver == resolver.DriverRootfs {
 		return fail(exitFailed, "podman run --rootfs DIR:O puts a layer above it", "watch: container %s has no writable layer, it runs in a directory of the host", err.Container)
 	}
-	return fail(exitFailed, "docker info --format '{{.Driver}}' should say overlay2, overlayfs, vfs or btrfs", "watch: %w", err)
+	return fail(exitFailed, "docker info --format '{{.Driver}}' should say overlay2, overlayfs, fuse-overlayfs, vfs or btrfs", "watch: %w", err)
 }
 
 // roomHint is how to make room for more files: the command line with a fourfold

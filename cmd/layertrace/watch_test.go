@@ -88,7 +88,7 @@ func TestWatchCannotStart(t *testing.T) {
 		},
 		{
 			name: "storage driver", args: []string{"box"}, code: exitFailed,
-			stderr: []string{"layertrace: watch: the storage driver zfs of container box is not supported yet", "hint: docker info --format '{{.Driver}}' should say overlay2, overlayfs, vfs or btrfs"},
+			stderr: []string{"layertrace: watch: the storage driver zfs of container box is not supported yet", "hint: docker info --format '{{.Driver}}' should say overlay2, overlayfs, fuse-overlayfs, vfs or btrfs"},
 		},
 		{
 			name: "no layer", args: []string{"dir"}, code: exitFailed,

@@ -40,7 +40,19 @@ func usePlainDaemon(t *testing.T, driver string) *driverDaemon {
 	if !made {
 		plainDaemon = startDaemon(t, driver)
 	}
-	d, before := plainDaemon, env.docker
+	plainDaemon.use(t)
+	if !made {
+		if err := importFiles(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return plainDaemon
+}
+
+// use makes it the one that boxes are made by, until the test ends.
+func (d *driverDaemon) use(t *testing.T) {
+	t.Helper()
+	before := env.docker
 	t.Setenv("DOCKER_HOST", d.host)
 	env.docker = d.api
 	t.Cleanup(func() {
@@ -50,12 +62,6 @@ func usePlainDaemon(t *testing.T, driver string) *driverDaemon {
 			t.Logf("the daemon said:\n%s", tail(string(said), 30))
 		}
 	})
-	if !made {
-		if err := importFiles(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return d
 }
 
 // startDaemon starts a daemon with this storage driver. Whoever does stops it.
@@ -104,13 +110,22 @@ func (d *driverDaemon) stop() {
 // where in its own it keeps them: the one for the file system of /scratch.
 func plainDriver(t *testing.T) (driver, dir string) {
 	t.Helper()
-	switch fileSystem(t, "/scratch") {
-	case unix.TMPFS_MAGIC:
-		t.Skip("n/a: no hooks for a directory on tmpfs without an overlay")
-	case unix.BTRFS_SUPER_MAGIC:
+	needPlain(t)
+	if fileSystem(t, "/scratch") == unix.BTRFS_SUPER_MAGIC {
 		return "btrfs", "subvolumes"
 	}
 	return "vfs", "dir"
+}
+
+// needPlain skips the test where there are no hooks for a directory without an overlay.
+func needPlain(t *testing.T) {
+	t.Helper()
+	if fileSystem(t, "/scratch") == unix.TMPFS_MAGIC {
+		t.Skip("n/a: no hooks for a directory on tmpfs without an overlay")
+	}
+	if modules, _ := filepath.Glob("/sys/kernel/btf/*"); len(modules) < 2 {
+		t.Skip("n/a: the file system's module has no BTF")
+	}
 }
 
 // TestPlain: with Docker's vfs driver a layer is a copy of the image, with btrfs a
@@ -214,6 +229,52 @@ func TestPlainWays(t *testing.T) {
 		if err := w.check(&s.view, b, ext4); err != nil {
 			t.Errorf("%s at the end: %v", w.name, err)
 		}
+	}
+}
+
+// TestFuseOverlayfs: where a process makes the overlay, each byte is in the books, as
+// that process's.
+func TestFuseOverlayfs(t *testing.T) {
+	needPlain(t)
+	const driver = "fuse-overlayfs"
+	command(t, "modprobe", "fuse")
+	d := startDaemon(t, driver)
+	t.Cleanup(d.stop)
+	d.use(t)
+	if err := importFiles(); err != nil {
+		t.Fatal(err)
+	}
+	b := newBox(t)
+	b.plain = true // Docker finds its size by comparing with the image
+	b.before = walkLayer(t, b.upper)
+	s := watch(t, b.name)
+	if s.session.Coverage != "partial" || len(s.session.Reasons) != 1 || !strings.Contains(s.session.Reasons[0], driver) {
+		t.Errorf("coverage is %s: %v", s.session.Coverage, s.session.Reasons)
+	}
+	for i, line := range []string{
+		"write path=/w/f size=5000 chunk=1000", "append path=/img/append size=100", "overwrite path=/w/f size=5000",
+		"mkdir path=/w/d", "create path=/w/d/e", "rename from=/w/f path=/w/d/f", "chown path=/img/chown uid=1 gid=1",
+		"truncate path=/img/truncate size=10", "unlink path=/img/unlink", "rename from=/img/rename path=/img/over",
+		"link from=/img/link path=/w/linked", "symlink target=0123456789 path=/w/symlink", "append path=/data/v size=7000",
+		"write path=/w/gone size=70000", "unlink path=/w/gone",
+	} {
+		b.run(t, fmt.Sprintf("f-%d", i), fields(line)...)
+	}
+	s.until(seenLimit, "what was written", func(v *view) error {
+		on := func(g *growth) bool { return b.of(g) && (g.File.Path == "/w/f" || g.File.Path == "/w/d/f") }
+		if got := v.sum(on); got.size != 5000 || got.written != 10000 {
+			return fmt.Errorf("/w/f, then /w/d/f: %+v, want 5000 bytes, and written twice\n%s", got, v.linesOf(on))
+		}
+		return nil
+	})
+	s.quiet(b)
+	for i := range s.growth {
+		if g := &s.growth[i]; b.of(g) && g.process() != driver {
+			t.Errorf("not by %s: %s", driver, g.line)
+		}
+	}
+	if e, err := s.event(b, "found"); err != nil || e.UpperDir != b.upper || e.Driver != driver {
+		t.Errorf("the container is told of as %+v (%v)", e, err)
 	}
 }
 

@@ -131,6 +131,11 @@ func read(data []byte) *column {
 			if cannot[e.Test] {
 				c.verdicts[e.Test] = impossible
 			}
+		case "skip": // for want of the kernel, or of a program
+			c.verdicts[e.Test] = missing
+			if cannot[e.Test] {
+				c.verdicts[e.Test] = impossible
+			}
 		}
 	}
 	return c

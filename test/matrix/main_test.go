@@ -20,6 +20,11 @@ not an event
 {"Action":"run","Package":"p on 6.1","Test":"TestOneWay/link"}
 {"Action":"fail","Package":"p on 6.1","Test":"TestOneWay/link"}
 {"Action":"fail","Package":"p on 6.1","Test":"TestOneWay"}
+{"Action":"run","Package":"p on 6.1","Test":"TestSkipped"}
+{"Action":"output","Package":"p on 6.1","Test":"TestSkipped","Output":"    x.go:1: n/a: no BTF\n"}
+{"Action":"skip","Package":"p on 6.1","Test":"TestSkipped"}
+{"Action":"run","Package":"p on 6.1","Test":"TestPodman"}
+{"Action":"skip","Package":"p on 6.1","Test":"TestPodman"}
 {"Action":"run","Package":"p on 6.1","Test":"TestHung"}
 `
 
@@ -33,11 +38,12 @@ func TestDocument(t *testing.T) {
 	first.name, second.name = "6.1-ext4", "newest-xfs"
 	got := document([]*column{first, second})
 	for _, want := range []string{
-		"| 6.1-ext4 | 6.1 | ext4 | 1 | 1 | 2 |\n",
+		"| 6.1-ext4 | 6.1 | ext4 | 1 | 2 | 2 |\n",
 		"| newest-xfs | 7.3 | xfs | 2 | 0 | 0 |\n",
 		"| | 6.1 ext4 | newest xfs |\n",
 		"| clone | · | ? |\n| link | **≠** | ? |\n| only | ? | = |\n| write | = | ? |\n",
 		"| TestHung | **≠** | ? |\n",
+		"| TestPodman | ? | ? |\n| TestSkipped | · | ? |\n",
 		"| 6.1 | ext4 | 0 | 0 | 0 | 0.0 | ? |\n| 7.3 | xfs | 200 | 150 | 10 | 1.5 | = |\n| **all** |  | 200 | 150 | 10 | 1.5 | ? |\n",
 	} {
 		if !strings.Contains(got, want) {

@@ -41,7 +41,7 @@ func Explain(ctx context.Context, cfg Config) (*Answer, error) {
 	}
 	c := &cfg.Container
 	e := explainer{Config: cfg, layers: inside.Layers{Upper: c.UpperDir, Lowers: c.LowerDirs}}
-	if c.Plain {
+	if c.HoldsImage() {
 		e.layers.Upper = "" // the image's files are in that directory too
 	}
 	if c.UpperInode == 0 {
@@ -200,7 +200,7 @@ func (e *explainer) inLayer(ctx context.Context, place *inside.Place, m resolver
 		if on := e.HostPath(m); on != "" && m.FSType != "overlay" {
 			e.host = path.Join(on, inner) // another storage driver's
 		}
-		if e.Container.Plain {
+		if e.Container.HoldsImage() {
 			e.note("the layer's directory is not known: with the storage driver %s no directory holds the layer alone", e.Container.Driver)
 		} else if e.Container.LayerErr != nil {
 			e.note("the layer's directory is not known: %v", e.Container.LayerErr)

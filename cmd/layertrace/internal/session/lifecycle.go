@@ -249,11 +249,27 @@ func (s *Session) openLayer(w *watched) error {
 		err = s.cfg.Kernel.SetMounted(id, w.mounted)
 		w.late = s.begun && w.facts.CreatedAt.After(s.began) && (w.started || w.mounted || !w.facts.StartedAt.IsZero())
 	}
+	if err == nil {
+		s.noteWriter(&w.facts)
+	}
 	if err != nil && !errors.Is(err, tracer.ErrTableFull) {
 		s.agg.Forget(id)
 		err = errors.Join(err, s.release(w))
 	}
 	return err
+}
+
+// noteWriter tells where all growth will be that of one process.
+func (s *Session) noteWriter(c *resolver.Container) {
+	by := c.WritesBy()
+	if by == "" {
+		return
+	}
+	reason := "processes that write through " + by + " are not told apart"
+	s.log.Warn().Str("container", c.Name).Msg(reason)
+	if !s.begun && !slices.Contains(s.partial, reason) {
+		s.partial = append(s.partial, reason)
+	}
 }
 
 // there tells whether the directory is still the one that it was.
