@@ -32,6 +32,8 @@ type env struct {
 	// startTime returns a conversion from nanoseconds since boot.
 	startTime func() (func(startNS uint64) time.Time, error)
 
+	// newLogAlarm may fail: then logs are looked at in each interval.
+	newLogAlarm func() (logAlarm, error)
 	// hostRoot fails where we do not see the host; see resolver.HostRoot.
 	hostRoot  func() (string, error)
 	newKernel func(tracer.Config) (kernel, error)
@@ -47,6 +49,12 @@ type env struct {
 type kernel interface {
 	session.Kernel
 	Close() error
+}
+
+// logAlarm is what the commands need of *resolver.LogAlarm.
+type logAlarm interface {
+	session.Alarm
+	io.Closer
 }
 
 // containerRuntime is what the commands need of *runtimes.
@@ -80,6 +88,7 @@ func systemEnv() *env {
 		hostname:      hostname,
 		kernelRelease: kernelRelease,
 		startTime:     bootTime,
+		newLogAlarm:   func() (logAlarm, error) { return resolver.NewLogAlarm() },
 		hostRoot:      hostRoot,
 		newKernel:     newTracer,
 		checks:        tracer.Checks,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -84,6 +85,7 @@ func newWorld(t *testing.T, list ...resolver.Container) *world {
 		terminal:      func(io.Writer) (int, int, bool) { return 0, 0, false },
 		hostname:      func() string { return "host" },
 		kernelRelease: func() string { return "6.1.0" },
+		newLogAlarm:   func() (logAlarm, error) { return nil, errors.ErrUnsupported },
 		startTime: func() (func(uint64) time.Time, error) {
 			return func(uint64) time.Time { return time.Unix(0, 0) }, nil
 		},

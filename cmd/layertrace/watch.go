@@ -178,7 +178,14 @@ func (w *watch) watch(ctx, starting context.Context, stop chan string, args []st
 	if terminal, ok := out.(io.Closer); ok {
 		defer terminal.Close()
 	}
-	s, err := session.New(w.sessionConfig(k, out, selection, startTime))
+	cfg := w.sessionConfig(k, out, selection, startTime)
+	if alarm, err := w.env.newLogAlarm(); err == nil {
+		defer alarm.Close()
+		cfg.LogAlarm = alarm
+	} else {
+		w.log.Debug().Err(err).Msg("logs are looked at in each interval")
+	}
+	s, err := session.New(cfg)
 	if err != nil {
 		return usage("layertrace watch --help", "watch: %w", err)
 	}

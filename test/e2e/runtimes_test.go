@@ -115,7 +115,7 @@ func newAccount(t *testing.T, name string, id uint32) *account {
 			t.Fatal(err)
 		}
 	}
-	if err := os.MkdirAll(u.runtimeDir(), 0o700); err != nil {
+	if err := errors.Join(os.MkdirAll(filepath.Dir(u.runtimeDir()), 0o755), os.Mkdir(u.runtimeDir(), 0o700)); err != nil {
 		t.Fatal(err)
 	}
 	u.owns(t, u.home, u.runtimeDir())

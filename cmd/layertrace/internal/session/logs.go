@@ -16,6 +16,7 @@ type logWatch struct {
 	// no log then.
 	base  resolver.LogSizes
 	based bool
+	last  resolver.LogSizes // as the books have them
 }
 
 // baseLog takes the baseline of a log. Of a container that was created after
@@ -50,30 +51,36 @@ func (s *Session) readLog(w *watched, full bool) (sizes resolver.LogSizes, ok bo
 }
 
 // measureLog tells the books how large the container's log is, to be reported with
-// the layer's totals. full is for the last look at it.
-func (s *Session) measureLog(w *watched, full bool) {
+// the layer's totals, and whether that was news. full is for the last look at it.
+func (s *Session) measureLog(w *watched, full bool) (news bool) {
 	if w.layer == 0 {
-		return
+		return false
 	}
 	if !w.log.based {
 		s.baseLog(w)
 	}
 	sizes, ok := s.readLog(w, full)
 	if !ok {
-		return
+		return false
 	}
+	news = sizes != w.log.last
+	w.log.last = sizes
 	s.agg.Log(w.layer, record.LogTotals{
 		Driver: w.facts.LogDriver, Path: w.facts.LogPath, Files: int64(sizes.Files),
 		Size: sizes.Size, Allocated: sizes.Allocated,
 		BaselineSize: w.log.base.Size, BaselineAllocated: w.log.base.Allocated,
 	})
+	return news
 }
 
-// measureLogs measures those of all containers.
-func (s *Session) measureLogs(full bool) {
+// measureLogs measures those of all containers, and tells whether there was news.
+func (s *Session) measureLogs(full bool) (news bool) {
 	for _, w := range s.byID {
-		s.measureLog(w, full)
+		if s.measureLog(w, full) {
+			news = true
+		}
 	}
+	return news
 }
 
 // baseLogs takes the baseline of all logs, at the moment at which counting begins.

@@ -45,6 +45,9 @@ type Config struct {
 	Kernel     Kernel
 	Containers Containers
 	Output     output.Writer
+	// LogAlarm tells of logs that are written while the session rests. Without one it
+	// does not rest as long as a container has a log.
+	LogAlarm Alarm
 	// StartTime converts a process's start, in nanoseconds since boot.
 	StartTime func(startNS uint64) time.Time
 
@@ -83,6 +86,7 @@ type Session struct {
 	scans    chan scanned
 	active   chan struct{} // the kernel side counted something
 	resume   chan struct{} // it has been collected
+	roused   chan struct{} // follows active, for a loop that rests
 	failed   chan error    // a goroutine cannot go on
 	routines sync.WaitGroup
 
@@ -103,6 +107,7 @@ type Session struct {
 	nextFlush time.Time
 	collected time.Time
 	busy      bool // the last collection found something, or was asked for
+	resting   bool // nothing is going on: no interval ends before something wakes the loop
 	touched   map[touch]struct{}
 	rates     map[event.LayerID]rateWindow
 	exceeded  *LimitError
@@ -119,6 +124,7 @@ func New(cfg Config) (*Session, error) {
 		scans:   make(chan scanned, partsAtOnce),
 		active:  make(chan struct{}, 1),
 		resume:  make(chan struct{}, 1),
+		roused:  make(chan struct{}, 1),
 		failed:  make(chan error, 2),
 		touched: map[touch]struct{}{},
 		rates:   map[event.LayerID]rateWindow{},
@@ -189,6 +195,10 @@ func (s *Session) awaitActivity(ctx context.Context) {
 		}
 		s.active <- struct{}{}
 		select {
+		case s.roused <- struct{}{}:
+		default:
+		}
+		select {
 		case <-s.resume:
 		case <-ctx.Done():
 			return
@@ -223,7 +233,14 @@ func (s *Session) loop(ctx context.Context, stop <-chan string) error {
 			continue
 		}
 
-		var err error
+		var (
+			err           error
+			roused, rings <-chan struct{}
+		)
+		rested := s.resting
+		if rested {
+			roused, rings = s.roused, s.rings()
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -236,6 +253,8 @@ func (s *Session) loop(ctx context.Context, stop <-chan string) error {
 			err = s.handle(ctx, c)
 		case part := <-s.scans:
 			err = s.scanParts(ctx, part)
+		case <-roused:
+		case <-rings:
 		case <-tick:
 			if s.begun {
 				err = s.tick()
@@ -248,6 +267,10 @@ func (s *Session) loop(ctx context.Context, stop <-chan string) error {
 
 		if err != nil {
 			return s.abandon(err)
+		}
+		if rested {
+			s.stir()
+			tick = s.nextTick()
 		}
 		if s.exceeded != nil {
 			return s.finish(ctx, record.EndedLimit)
@@ -298,8 +321,11 @@ func HookRecords(hooks []tracer.Hook) []record.Hook {
 }
 
 // nextTick is when the interval ends or the kernel's tables want to be read,
-// whichever comes first.
+// whichever comes first; much later if nothing is going on.
 func (s *Session) nextTick() <-chan time.Time {
+	if s.resting {
+		return s.cfg.Clock.After(restLook)
+	}
 	wait := s.nextFlush.Sub(s.cfg.Clock.Now())
 	return s.cfg.Clock.After(max(0, min(wait, collectAtLeast)))
 }
@@ -329,7 +355,11 @@ func (s *Session) endInterval(now time.Time) error {
 	for _, w := range s.byID {
 		w.remapped = false
 	}
-	return s.emit(s.agg.Flush(now)...)
+	recs := s.agg.Flush(now)
+	if len(recs) == 0 {
+		s.rest()
+	}
+	return s.emit(recs...)
 }
 
 // collectIfActive collects if the kernel side announced something, or could have
