@@ -16,8 +16,8 @@ MODEL_TIME ?= 3m
 # Packages whose tests run there.
 VM_PACKAGES := tracer test/model test/e2e
 # Tests of what depends on neither the kernel nor the file system, in two halves.
-ONCE_1 := TestErrors|TestDaemonTrouble|TestExplain|TestContainedBlind|TestSlowReader|TestPID
-ONCE_2 := TestLogs|TestDaemonRestart|TestSeveralNames|TestContainerd|TestFate|TestContained$$|TestCgroup$$|TestTableFull|TestLayerIDIsReused|TestLayerWithoutRoom
+ONCE_1 := TestErrors|TestDaemonTrouble|TestExplain|TestContainedBlind|TestSlowReader|TestPID|TestIdle|TestPlainLife
+ONCE_2 := TestLogs|TestDaemonRestart|TestSeveralNames|TestContainerd|TestFate|TestContained$$|TestCgroup$$|TestTableFull|TestLayerIDIsReused|TestLayerWithoutRoom|TestFuseOverlayfs
 # What is left to the other kernel where both are run, by the kernel that leaves it: one half of those
 # each, and overlays' options one at a time. Together both run everything.
 LEAVES_6.1 := $(ONCE_1)|TestMountOptions/^(index|metacopy|redirect_dir)=on$$
@@ -32,7 +32,7 @@ MATRIX_FILE_SYSTEMS ?= ext4 xfs btrfs tmpfs
 # What it leaves to the other targets: besides those, tests of many containers, processes or minutes.
 MATRIX_LEAVES := $(ONCE_1)|$(ONCE_2)|TestSoak|TestShortContainers|TestCgroups
 # What it leaves to ext4: tests of what no file system has a part in.
-MATRIX_EXT4 := TestTurn|TestNobodyCollects|TestExecutableWithoutPath|TestRemount|TestScanWhileWriting|TestCovered|TestIntervals|TestProcesses|TestLifecycle|TestRunToCompletion|TestShortLived|TestPlainLife
+MATRIX_EXT4 := TestTurn|TestNobodyCollects|TestExecutableWithoutPath|TestRemount|TestScanWhileWriting|TestCovered|TestIntervals|TestProcesses|TestLifecycle|TestRunToCompletion|TestShortLived
 MATRIX = $(foreach kernel,$(MATRIX_KERNELS),$(MATRIX_FILE_SYSTEMS:%=$(kernel)-%))
 # What test-docker runs.
 DOCKER_TESTS ?= TestAcceptance|TestLifecycle|TestRunToCompletion|TestShortLived|TestOneWay

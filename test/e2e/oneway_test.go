@@ -3,8 +3,10 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -65,6 +67,10 @@ func TestOneWay(t *testing.T) {
 	var done []*way
 	for _, w := range slices.Concat(waysToWrite, waysToSize, waysToName, waysToMark, waysToCopyUp) {
 		t.Run(w.name, func(t *testing.T) {
+			if why := w.lacks(t); why != "" {
+				t.Logf("n/a: %s", why)
+				return
+			}
 			defer s.in(t)()
 			w.perform(t, b, ext4)
 			done = append(done, &w)
@@ -141,6 +147,47 @@ func fileSystem(t *testing.T, path string) int64 {
 func onTmpfs(t *testing.T) bool {
 	t.Helper()
 	return fileSystem(t, "/scratch") == unix.TMPFS_MAGIC
+}
+
+// lacks tells what the layers' file system lacks that the whole of it is about; empty
+// for nothing.
+func (w *way) lacks(t *testing.T) string {
+	t.Helper()
+	lines := w.prep + " " + w.do
+	switch {
+	case strings.Contains(lines, "direct") && !hasDirect(t):
+		return "O_DIRECT"
+	case strings.Contains(lines, "xattr") && !hasUserAttributes(t):
+		return "attributes of users"
+	case strings.Contains(lines, "kind=private") && onTmpfs(t):
+		return "it allocates what is only read, and gives it back when it likes"
+	}
+	return ""
+}
+
+// hasDirect tells whether files can be opened with O_DIRECT: on tmpfs since 6.6
+// (upstream e88e0d366f9c).
+func hasDirect(t *testing.T) bool {
+	t.Helper()
+	fd, err := unix.Open(filepath.Join(scratch(t), "direct"), unix.O_CREAT|unix.O_WRONLY|unix.O_DIRECT, 0o600)
+	if err == nil {
+		err = unix.Close(fd)
+	}
+	if err != nil && !errors.Is(err, unix.EINVAL) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+// hasUserAttributes tells whether files can have extended attributes of users: on
+// tmpfs since 6.6 (upstream 2daf18a7884d).
+func hasUserAttributes(t *testing.T) bool {
+	t.Helper()
+	err := unix.Setxattr(scratch(t), "user.layertrace", []byte("x"), 0)
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Fatal(err)
+	}
+	return err == nil
 }
 
 // diskOf is what the files of these names take, each once.

@@ -126,6 +126,9 @@ func runFio(t *testing.T, st *stage) {
 	has := strings.Fields(st.b.tool(t, "/usr/bin/fio", "--enghelp"))
 	for _, engine := range has[slices.Index(has, "engines:")+1:] {
 		how, used := fioEngines[engine]
+		if !hasDirect(t) {
+			how = strings.Replace(how, "direct=1", "direct=0", 1)
+		}
 		if used {
 			jobs += fmt.Sprintf("[%s]\nioengine=%[1]s\n%s\n", engine, how)
 		} else if !slices.Contains(fioOthers, engine) {

@@ -84,10 +84,20 @@ func populateLower(dir string) error {
 		os.Mkdir(dir+"/img/empty", 0o755),
 		os.Link(dir+"/img/hard1", dir+"/img/hard2"),
 		os.Symlink("small", dir+"/img/link"),
-		unix.Setxattr(dir+"/img/mid", "user.a", []byte("small"), 0),
-		unix.Setxattr(dir+"/img/big", "user.b", bytes.Repeat([]byte("large"), 500), 0),
 	)
+	if hasUserAttributes(dir) {
+		errs = append(errs,
+			unix.Setxattr(dir+"/img/mid", "user.a", []byte("small"), 0),
+			unix.Setxattr(dir+"/img/big", "user.b", bytes.Repeat([]byte("large"), 500), 0),
+		)
+	}
 	return errors.Join(errs...)
+}
+
+// hasUserAttributes tells whether the file system has extended attributes of users:
+// tmpfs since 6.6 (upstream 2daf18a7884d), and O_DIRECT since then too.
+func hasUserAttributes(dir string) bool {
+	return !errors.Is(unix.Setxattr(dir, "user.layertrace", []byte("x"), 0), unix.EOPNOTSUPP)
 }
 
 // populateUpper makes what is in the layer before it is watched. It is left in
