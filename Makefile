@@ -19,9 +19,9 @@ VM_PACKAGES := tracer test/model test/e2e
 ONCE_1 := TestErrors|TestDaemonTrouble|TestExplain|TestContainedBlind|TestSlowReader|TestPID|TestIdle|TestPlainLife
 ONCE_2 := TestLogs|TestDaemonRestart|TestSeveralNames|TestContainerd|TestFate|TestContained$$|TestCgroup$$|TestTableFull|TestLayerIDIsReused|TestLayerWithoutRoom|TestFuseOverlayfs
 # What is left to the other kernel where both are run, by the kernel that leaves it: one half of those
-# each, and overlays' options one at a time. Together both run everything.
-LEAVES_6.1 := $(ONCE_1)|TestMountOptions/^(index|metacopy|redirect_dir)=on$$
-LEAVES_newest := $(ONCE_2)|TestMountOptions/nfs_export
+# each, and of what takes long. Together both run everything.
+LEAVES_6.1 := $(ONCE_1)|TestPrograms|TestMountOptions/^(index|metacopy|redirect_dir)=on$$
+LEAVES_newest := $(ONCE_2)|TestPlainWays|TestMountOptions/nfs_export
 # Where test-cgroups runs: kernels, and the hierarchies that they are given.
 CGROUPS ?= 6.1-v1 newest-hybrid
 # Where test-drivers runs: kernels, and file systems whose storage driver is not vfs.

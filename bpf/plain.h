@@ -92,50 +92,62 @@ static __noinline bool belongs_below(struct dentry *dentry)
 }
 
 /*
- * moved_in: something without a page has come into a directory of the layer. If it is
- * from outside it is growth, as it is; what is below a directory only the audit finds.
+ * A rename across a layer's border is seen by these two, at the same moment as by
+ * plain_move_entry: one program has no stack for all. An exchange is left to the audit.
+ *
+ * Something without a page comes into a directory of the layer. From outside it is growth,
+ * as it is; what is below a directory only the audit finds.
  */
-static __always_inline void moved_in(struct dentry *from, struct dentry *to, struct inode *inode,
-				     struct file_entry *parent, struct file_key *parent_key)
+ENTRY_PROGRAM("d_move", plain_enter_entry, struct dentry *from, struct dentry *to)
 {
+	struct inode *inode = BPF_CORE_READ(from, d_inode);
+	struct file_key key = {}, parent_key = {};
+	struct file_entry *parent;
 	struct layer *layer;
 
+	if (!inode || !device_watched(BPF_CORE_READ(inode, i_sb, s_dev)))
+		return 0;
+	parent = parent_in_plain(to, &parent_key);
+	if (!parent || find(inode, &key))
+		return 0;
 	if (!belongs_below(from)) {
-		appeared(to, inode, parent, parent_key, false,
+		appeared(to, inode, parent, &parent_key, false,
 			 parent->disk_method == DISK_QUOTA ? reserved_bytes(inode) : 0);
-		return;
+		return 0;
 	}
 	layer = layer_of(parent->layer);
 	if (layer)
 		__sync_fetch_and_add(&layer->strays, 1);
+	return 0;
 }
 
 /*
- * moved_out: a file has gone from a directory of the layer to where there is none. One of
- * several names takes nothing with it; a directory would have to be walked, and is
- * left to the audit.
+ * A file goes from a directory of the layer to where there is none. One of several names
+ * takes nothing with it; a directory would have to be walked, and is left to the audit.
  */
-static __always_inline void moved_out(struct dentry *from, struct dentry *to, struct inode *inode)
+ENTRY_PROGRAM("d_move", plain_leave_entry, struct dentry *from, struct dentry *to)
 {
+	struct inode *inode = BPF_CORE_READ(from, d_inode);
 	struct change change = { .causes = CAUSE_RENAME };
 	struct file_key key = {}, parent_key = {};
-	struct file_entry *file = find(inode, &key), *parent;
 	struct file_event gone = {};
+	struct file_entry *file, *parent;
 	struct process_id process;
-	__u32 state;
 
+	if (!inode || !device_watched(BPF_CORE_READ(inode, i_sb, s_dev)))
+		return 0;
+	file = find(inode, &key);
 	if (!file || !file->plain || (file->mode & S_IFMT) == S_IFDIR || belongs_below(to))
-		return;
+		return 0;
 	parent = parent_in_plain(from, &parent_key);
 	if (!parent)
-		return;
+		return 0;
 	current_process(&process);
 	announce_process(&process);
 	named_in(parent, &parent_key, FILE_UNLINKED, file, &key, from, &process);
 	if (BPF_CORE_READ(inode, i_nlink) > 1)
-		return;
-	state = file->state;
-	if (state == STATE_LIVE) {
+		return 0;
+	if (file->state == STATE_LIVE) {
 		disk_read(file, &key, inode);
 		file->state = STATE_PENDING;
 		change.disk = -exchange(&file->disk, 0);
@@ -149,6 +161,7 @@ static __always_inline void moved_out(struct dentry *from, struct dentry *to, st
 	gone.generation = file->generation;
 	bpf_map_delete_elem(&files, &key);
 	emit_file(&gone);
+	return 0;
 }
 
 /* A rename has been done; the dentries are about to follow. */
@@ -164,16 +177,13 @@ static __always_inline void relocated(struct dentry *from, struct dentry *to, bo
 	if (!inode || !device_watched(BPF_CORE_READ(inode, i_sb, s_dev)))
 		return;
 	new = parent_in_plain(to, &new_key);
-	if (!new) {
-		moved_out(from, to, inode);
-		return;
-	}
 	file = find(inode, &key);
-	if (!file) {
-		moved_in(from, to, inode, new, &new_key);
+	if (!new || !file)
 		return;
-	}
 	old = parent_in_plain(from, &old_key);
+	/* It has just come from outside: plain_enter_entry has told of it, or will. */
+	if (!old && !one_of_several(file, inode))
+		return;
 	if (exchange)
 		other = find(target, &other_key);
 	current_process(&process);

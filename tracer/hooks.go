@@ -147,6 +147,8 @@ var plainHooks = []hookSpec{
 	{program: "plain_instantiate_new_entry", kind: fentry, target: "d_instantiate_new"},
 	{program: "plain_tmpfile_exit", kind: fexit, target: "d_tmpfile"},
 	{program: "plain_move_entry", kind: fentry, target: "d_move"},
+	{program: "plain_enter_entry", kind: fentry, target: "d_move"},
+	{program: "plain_leave_entry", kind: fentry, target: "d_move"},
 	{program: "plain_exchange_entry", kind: fentry, target: "d_exchange"},
 	{program: "plain_delete_entry", kind: fentry, target: "d_delete"},
 	{program: "plain_perform_exit", kind: fexit, target: "generic_perform_write"},

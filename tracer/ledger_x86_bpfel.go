@@ -326,6 +326,8 @@ const (
 	ledgerProgPlainCopyRangeExitKretprobe    = "plain_copy_range_exit_kretprobe"
 	ledgerProgPlainDeleteEntry               = "plain_delete_entry"
 	ledgerProgPlainDeleteEntryKprobe         = "plain_delete_entry_kprobe"
+	ledgerProgPlainEnterEntry                = "plain_enter_entry"
+	ledgerProgPlainEnterEntryKprobe          = "plain_enter_entry_kprobe"
 	ledgerProgPlainExchangeEntry             = "plain_exchange_entry"
 	ledgerProgPlainExchangeEntryKprobe       = "plain_exchange_entry_kprobe"
 	ledgerProgPlainExt4Entry                 = "plain_ext4_entry"
@@ -337,6 +339,8 @@ const (
 	ledgerProgPlainInstantiateEntryKprobe    = "plain_instantiate_entry_kprobe"
 	ledgerProgPlainInstantiateNewEntry       = "plain_instantiate_new_entry"
 	ledgerProgPlainInstantiateNewEntryKprobe = "plain_instantiate_new_entry_kprobe"
+	ledgerProgPlainLeaveEntry                = "plain_leave_entry"
+	ledgerProgPlainLeaveEntryKprobe          = "plain_leave_entry_kprobe"
 	ledgerProgPlainMoveEntry                 = "plain_move_entry"
 	ledgerProgPlainMoveEntryKprobe           = "plain_move_entry_kprobe"
 	ledgerProgPlainPerformExit               = "plain_perform_exit"
@@ -548,6 +552,8 @@ type ledgerProgramSpecs struct {
 	PlainCopyRangeExitKretprobe    *ebpf.ProgramSpec `ebpf:"plain_copy_range_exit_kretprobe"`
 	PlainDeleteEntry               *ebpf.ProgramSpec `ebpf:"plain_delete_entry"`
 	PlainDeleteEntryKprobe         *ebpf.ProgramSpec `ebpf:"plain_delete_entry_kprobe"`
+	PlainEnterEntry                *ebpf.ProgramSpec `ebpf:"plain_enter_entry"`
+	PlainEnterEntryKprobe          *ebpf.ProgramSpec `ebpf:"plain_enter_entry_kprobe"`
 	PlainExchangeEntry             *ebpf.ProgramSpec `ebpf:"plain_exchange_entry"`
 	PlainExchangeEntryKprobe       *ebpf.ProgramSpec `ebpf:"plain_exchange_entry_kprobe"`
 	PlainExt4Entry                 *ebpf.ProgramSpec `ebpf:"plain_ext4_entry"`
@@ -559,6 +565,8 @@ type ledgerProgramSpecs struct {
 	PlainInstantiateEntryKprobe    *ebpf.ProgramSpec `ebpf:"plain_instantiate_entry_kprobe"`
 	PlainInstantiateNewEntry       *ebpf.ProgramSpec `ebpf:"plain_instantiate_new_entry"`
 	PlainInstantiateNewEntryKprobe *ebpf.ProgramSpec `ebpf:"plain_instantiate_new_entry_kprobe"`
+	PlainLeaveEntry                *ebpf.ProgramSpec `ebpf:"plain_leave_entry"`
+	PlainLeaveEntryKprobe          *ebpf.ProgramSpec `ebpf:"plain_leave_entry_kprobe"`
 	PlainMoveEntry                 *ebpf.ProgramSpec `ebpf:"plain_move_entry"`
 	PlainMoveEntryKprobe           *ebpf.ProgramSpec `ebpf:"plain_move_entry_kprobe"`
 	PlainPerformExit               *ebpf.ProgramSpec `ebpf:"plain_perform_exit"`
@@ -860,6 +868,8 @@ type ledgerPrograms struct {
 	PlainCopyRangeExitKretprobe    *ebpf.Program `ebpf:"plain_copy_range_exit_kretprobe"`
 	PlainDeleteEntry               *ebpf.Program `ebpf:"plain_delete_entry"`
 	PlainDeleteEntryKprobe         *ebpf.Program `ebpf:"plain_delete_entry_kprobe"`
+	PlainEnterEntry                *ebpf.Program `ebpf:"plain_enter_entry"`
+	PlainEnterEntryKprobe          *ebpf.Program `ebpf:"plain_enter_entry_kprobe"`
 	PlainExchangeEntry             *ebpf.Program `ebpf:"plain_exchange_entry"`
 	PlainExchangeEntryKprobe       *ebpf.Program `ebpf:"plain_exchange_entry_kprobe"`
 	PlainExt4Entry                 *ebpf.Program `ebpf:"plain_ext4_entry"`
@@ -871,6 +881,8 @@ type ledgerPrograms struct {
 	PlainInstantiateEntryKprobe    *ebpf.Program `ebpf:"plain_instantiate_entry_kprobe"`
 	PlainInstantiateNewEntry       *ebpf.Program `ebpf:"plain_instantiate_new_entry"`
 	PlainInstantiateNewEntryKprobe *ebpf.Program `ebpf:"plain_instantiate_new_entry_kprobe"`
+	PlainLeaveEntry                *ebpf.Program `ebpf:"plain_leave_entry"`
+	PlainLeaveEntryKprobe          *ebpf.Program `ebpf:"plain_leave_entry_kprobe"`
 	PlainMoveEntry                 *ebpf.Program `ebpf:"plain_move_entry"`
 	PlainMoveEntryKprobe           *ebpf.Program `ebpf:"plain_move_entry_kprobe"`
 	PlainPerformExit               *ebpf.Program `ebpf:"plain_perform_exit"`
@@ -1019,6 +1031,8 @@ func (p *ledgerPrograms) Close() error {
 		p.PlainCopyRangeExitKretprobe,
 		p.PlainDeleteEntry,
 		p.PlainDeleteEntryKprobe,
+		p.PlainEnterEntry,
+		p.PlainEnterEntryKprobe,
 		p.PlainExchangeEntry,
 		p.PlainExchangeEntryKprobe,
 		p.PlainExt4Entry,
@@ -1030,6 +1044,8 @@ func (p *ledgerPrograms) Close() error {
 		p.PlainInstantiateEntryKprobe,
 		p.PlainInstantiateNewEntry,
 		p.PlainInstantiateNewEntryKprobe,
+		p.PlainLeaveEntry,
+		p.PlainLeaveEntryKprobe,
 		p.PlainMoveEntry,
 		p.PlainMoveEntryKprobe,
 		p.PlainPerformExit,

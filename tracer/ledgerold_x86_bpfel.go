@@ -121,6 +121,8 @@ const (
 	ledgerOldProgPlainCopyRangeExitKretprobe    = "plain_copy_range_exit_kretprobe"
 	ledgerOldProgPlainDeleteEntry               = "plain_delete_entry"
 	ledgerOldProgPlainDeleteEntryKprobe         = "plain_delete_entry_kprobe"
+	ledgerOldProgPlainEnterEntry                = "plain_enter_entry"
+	ledgerOldProgPlainEnterEntryKprobe          = "plain_enter_entry_kprobe"
 	ledgerOldProgPlainExchangeEntry             = "plain_exchange_entry"
 	ledgerOldProgPlainExchangeEntryKprobe       = "plain_exchange_entry_kprobe"
 	ledgerOldProgPlainExt4Entry                 = "plain_ext4_entry"
@@ -132,6 +134,8 @@ const (
 	ledgerOldProgPlainInstantiateEntryKprobe    = "plain_instantiate_entry_kprobe"
 	ledgerOldProgPlainInstantiateNewEntry       = "plain_instantiate_new_entry"
 	ledgerOldProgPlainInstantiateNewEntryKprobe = "plain_instantiate_new_entry_kprobe"
+	ledgerOldProgPlainLeaveEntry                = "plain_leave_entry"
+	ledgerOldProgPlainLeaveEntryKprobe          = "plain_leave_entry_kprobe"
 	ledgerOldProgPlainMoveEntry                 = "plain_move_entry"
 	ledgerOldProgPlainMoveEntryKprobe           = "plain_move_entry_kprobe"
 	ledgerOldProgPlainPerformExit               = "plain_perform_exit"
@@ -343,6 +347,8 @@ type ledgerOldProgramSpecs struct {
 	PlainCopyRangeExitKretprobe    *ebpf.ProgramSpec `ebpf:"plain_copy_range_exit_kretprobe"`
 	PlainDeleteEntry               *ebpf.ProgramSpec `ebpf:"plain_delete_entry"`
 	PlainDeleteEntryKprobe         *ebpf.ProgramSpec `ebpf:"plain_delete_entry_kprobe"`
+	PlainEnterEntry                *ebpf.ProgramSpec `ebpf:"plain_enter_entry"`
+	PlainEnterEntryKprobe          *ebpf.ProgramSpec `ebpf:"plain_enter_entry_kprobe"`
 	PlainExchangeEntry             *ebpf.ProgramSpec `ebpf:"plain_exchange_entry"`
 	PlainExchangeEntryKprobe       *ebpf.ProgramSpec `ebpf:"plain_exchange_entry_kprobe"`
 	PlainExt4Entry                 *ebpf.ProgramSpec `ebpf:"plain_ext4_entry"`
@@ -354,6 +360,8 @@ type ledgerOldProgramSpecs struct {
 	PlainInstantiateEntryKprobe    *ebpf.ProgramSpec `ebpf:"plain_instantiate_entry_kprobe"`
 	PlainInstantiateNewEntry       *ebpf.ProgramSpec `ebpf:"plain_instantiate_new_entry"`
 	PlainInstantiateNewEntryKprobe *ebpf.ProgramSpec `ebpf:"plain_instantiate_new_entry_kprobe"`
+	PlainLeaveEntry                *ebpf.ProgramSpec `ebpf:"plain_leave_entry"`
+	PlainLeaveEntryKprobe          *ebpf.ProgramSpec `ebpf:"plain_leave_entry_kprobe"`
 	PlainMoveEntry                 *ebpf.ProgramSpec `ebpf:"plain_move_entry"`
 	PlainMoveEntryKprobe           *ebpf.ProgramSpec `ebpf:"plain_move_entry_kprobe"`
 	PlainPerformExit               *ebpf.ProgramSpec `ebpf:"plain_perform_exit"`
@@ -655,6 +663,8 @@ type ledgerOldPrograms struct {
 	PlainCopyRangeExitKretprobe    *ebpf.Program `ebpf:"plain_copy_range_exit_kretprobe"`
 	PlainDeleteEntry               *ebpf.Program `ebpf:"plain_delete_entry"`
 	PlainDeleteEntryKprobe         *ebpf.Program `ebpf:"plain_delete_entry_kprobe"`
+	PlainEnterEntry                *ebpf.Program `ebpf:"plain_enter_entry"`
+	PlainEnterEntryKprobe          *ebpf.Program `ebpf:"plain_enter_entry_kprobe"`
 	PlainExchangeEntry             *ebpf.Program `ebpf:"plain_exchange_entry"`
 	PlainExchangeEntryKprobe       *ebpf.Program `ebpf:"plain_exchange_entry_kprobe"`
 	PlainExt4Entry                 *ebpf.Program `ebpf:"plain_ext4_entry"`
@@ -666,6 +676,8 @@ type ledgerOldPrograms struct {
 	PlainInstantiateEntryKprobe    *ebpf.Program `ebpf:"plain_instantiate_entry_kprobe"`
 	PlainInstantiateNewEntry       *ebpf.Program `ebpf:"plain_instantiate_new_entry"`
 	PlainInstantiateNewEntryKprobe *ebpf.Program `ebpf:"plain_instantiate_new_entry_kprobe"`
+	PlainLeaveEntry                *ebpf.Program `ebpf:"plain_leave_entry"`
+	PlainLeaveEntryKprobe          *ebpf.Program `ebpf:"plain_leave_entry_kprobe"`
 	PlainMoveEntry                 *ebpf.Program `ebpf:"plain_move_entry"`
 	PlainMoveEntryKprobe           *ebpf.Program `ebpf:"plain_move_entry_kprobe"`
 	PlainPerformExit               *ebpf.Program `ebpf:"plain_perform_exit"`
@@ -814,6 +826,8 @@ func (p *ledgerOldPrograms) Close() error {
 		p.PlainCopyRangeExitKretprobe,
 		p.PlainDeleteEntry,
 		p.PlainDeleteEntryKprobe,
+		p.PlainEnterEntry,
+		p.PlainEnterEntryKprobe,
 		p.PlainExchangeEntry,
 		p.PlainExchangeEntryKprobe,
 		p.PlainExt4Entry,
@@ -825,6 +839,8 @@ func (p *ledgerOldPrograms) Close() error {
 		p.PlainInstantiateEntryKprobe,
 		p.PlainInstantiateNewEntry,
 		p.PlainInstantiateNewEntryKprobe,
+		p.PlainLeaveEntry,
+		p.PlainLeaveEntryKprobe,
 		p.PlainMoveEntry,
 		p.PlainMoveEntryKprobe,
 		p.PlainPerformExit,

@@ -180,6 +180,8 @@ var plainTrials = []trial{
 	{hook: "plain_instantiate_new_entry", script: "echo text > @", needed: notOn("xfs")}, // it calls the other one
 	{hook: "plain_tmpfile_exit", script: "w: tmpfile dir=. path=@ size=1000", right: wrote(1000)},
 	{hook: "plain_move_entry", prepare: "echo text > old", script: "mv old @", right: named(event.FileRenamed, "plain_move_entry")},
+	{hook: "plain_enter_entry", script: "echo text > $OUTSIDE; mv $OUTSIDE @", right: named(event.FileCreated, "plain_enter_entry")},
+	{hook: "plain_leave_entry", prepare: "echo text > @", script: "mv @ $OUTSIDE", right: named(event.FileUnlinked, "plain_leave_entry")},
 	{hook: "plain_exchange_entry", prepare: "echo 1 > @; echo 2 > other", script: "w: rename kind=exchange from=@ path=other", right: named(event.FileRenamed, "other")},
 	{hook: "plain_delete_entry", prepare: "echo text > @", script: "rm @", right: named(event.FileUnlinked, "plain_delete_entry")},
 	{hook: "plain_copy_range_entry", prepare: "w: write path=source size=1000", script: "w: copyrange from=source path=@", right: wrote(1000),
