@@ -51,6 +51,9 @@ func startBusy(t *testing.T, b *box) (stop func()) {
 // TestBusyStart: layertrace starts while the container writes at full speed.
 // What it then says holds to the byte all the same.
 func TestBusyStart(t *testing.T) {
+	if onTmpfs(t) {
+		t.Skip("n/a: a directory on tmpfs that is being read does not show what is renamed in it meanwhile")
+	}
 	b := newBox(t)
 	stop := startBusy(t, b)
 	for round := range 2 {
