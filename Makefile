@@ -136,7 +136,7 @@ test-driver-%: build test-programs
 .PHONY: test-matrix
 test-matrix: build test-programs guest-programs ## run those that depend on it everywhere, for docs/exactness.md (some hours)
 	@mkdir -p bin/results/matrix; status=0; \
-	$(MAKE) --no-print-directory -k test-cgroups test-drivers test-docker test-podman || status=1; \
+	$(MAKE) --no-print-directory -k test-cgroups test-drivers test-docker test-podman test-rootless || status=1; \
 	printf '%s\n' $(MATRIX) | xargs -P "$$(nproc)" -I{} $(MAKE) --no-print-directory matrix-{} || status=1; \
 	$(MAKE) --no-print-directory exactness || status=1; exit $$status
 
@@ -154,7 +154,13 @@ test-docker: build test-programs guest-programs ## run the tests with newer Dock
 
 .PHONY: test-podman
 test-podman: build test-programs ## run the tests with podman, crun and runc
-	LAYERTRACE_TEST_RUN=TestPodman .ci/with-go test/vm/run --docker --podman --kernel $(KERNEL) -- \
+	LAYERTRACE_TEST_RUN='TestPodman$$' .ci/with-go test/vm/run --docker --podman --kernel $(KERNEL) -- \
+		test/vm/suite test/e2e | bin/tally -v -strict
+
+.PHONY: test-rootless
+test-rootless: build test-programs ## run the tests with a user's own podman and Docker
+	@.ci/need rootlesskit=rootlesskit newuidmap=uidmap
+	LAYERTRACE_TEST_RUN=Rootless .ci/with-go test/vm/run --docker --podman --kernel $(KERNEL) -- \
 		test/vm/suite test/e2e | bin/tally -v -strict
 
 .PHONY: test-model

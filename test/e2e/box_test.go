@@ -39,6 +39,8 @@ type box struct {
 	before *layerWalk
 	// plain: no overlay is above the layer, so Docker's size is another one.
 	plain bool
+	// fuse: one process does all that is done in the layer, so coverage is partial.
+	fuse bool
 	// longPaths: the layer holds paths that are longer than a system call takes.
 	longPaths bool
 }
@@ -53,6 +55,7 @@ type boxOptions struct {
 	docker     *dockerAPI
 	binds      []string // further ones
 	privileged bool
+	owner      *account // who is root in the container; nil for root
 	// adjust changes what Docker is asked for.
 	adjust func(config, host map[string]any)
 }
@@ -71,6 +74,9 @@ func newBoxWith(t *testing.T, o boxOptions) *box {
 	b.volume = b.name + "-data"
 	if err := os.Mkdir(b.ctl, 0o755); err != nil {
 		t.Fatal(err)
+	}
+	if o.owner != nil {
+		o.owner.owns(t, b.ctl)
 	}
 	create := map[string]any{
 		"Image": cmp.Or(o.image, imageName),

@@ -55,13 +55,7 @@ func (d *driverDaemon) use(t *testing.T) {
 	before := env.docker
 	t.Setenv("DOCKER_HOST", d.host)
 	env.docker = d.api
-	t.Cleanup(func() {
-		env.docker = before
-		if t.Failed() {
-			said, _ := os.ReadFile(d.log)
-			t.Logf("the daemon said:\n%s", tail(string(said), 30))
-		}
-	})
+	t.Cleanup(func() { env.docker = before })
 }
 
 // startDaemon starts a daemon with this storage driver. Whoever does stops it.
@@ -95,8 +89,20 @@ func startDaemon(t *testing.T, driver string) *driverDaemon {
 	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 120*time.Second, "the daemon with "+driver+" answers", func() error { return d.api.do("GET", "/_ping", nil, nil) })
+	d.answers(t, 120*time.Second)
 	return d
+}
+
+// answers waits until the daemon does.
+func (d *driverDaemon) answers(t *testing.T, limit time.Duration) {
+	t.Helper()
+	t.Cleanup(func() {
+		if t.Failed() {
+			said, _ := os.ReadFile(d.log)
+			t.Logf("the daemon said:\n%s", tail(string(said), 30))
+		}
+	})
+	eventually(t, limit, "the daemon at "+d.host+" answers", func() error { return d.api.do("GET", "/_ping", nil, nil) })
 }
 
 // stop ends the daemon and removes what it had.
@@ -245,7 +251,7 @@ func TestFuseOverlayfs(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := newBox(t)
-	b.plain = true // Docker finds its size by comparing with the image
+	b.plain, b.fuse = true, true // Docker finds its size by comparing with the image
 	b.before = walkLayer(t, b.upper)
 	s := watch(t, b.name)
 	if s.session.Coverage != "partial" || len(s.session.Reasons) != 1 || !strings.Contains(s.session.Reasons[0], driver) {

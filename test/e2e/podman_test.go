@@ -123,6 +123,9 @@ func TestPodman(t *testing.T) {
 // a user namespace (with the option userxattr) and which are in no control group.
 func TestPodmanRootless(t *testing.T) {
 	needPodman(t)
+	if _, err := exec.LookPath("newuidmap"); err != nil {
+		t.Skip("newuidmap is not in PATH (make test-rootless has it)")
+	}
 	user := newAccount(t, "e2e-user", 1500)
 	imageArchive(t, user.home)
 	commandAs(t, user, "podman", "import", "--quiet", filepath.Join(user.home, "image.tar"), podmanImage)
