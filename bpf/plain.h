@@ -256,19 +256,32 @@ const volatile bool perform_of_iocb = true;
  * What a buffered write consists of, with the inode locked: here two processes that
  * append to one file are told apart. How much was written, the next one counts.
  */
-EXIT_PROGRAM("generic_perform_write", plain_perform_exit, 40, PERFORMED, NO_RESULT)
+static __always_inline void plain_performed(struct inode *inode)
 {
 	struct change change = { .causes = CAUSE_WRITE };
-	struct inode *inode = PERFORMED;
 	struct file_key key;
 	struct file_entry *file = find(inode, &key);
 	__s64 size;
 
 	if (!file || !file->plain)
-		return 0;
+		return;
 	size = BPF_CORE_READ(inode, i_size);
 	if (file->size != size)
 		size_changed(false, file, &key, inode, &change);
+}
+
+EXIT_PROGRAM("generic_perform_write", plain_perform_exit, 40, PERFORMED, NO_RESULT)
+{
+	plain_performed(PERFORMED);
+	return 0;
+}
+
+#define OF_IOCB BPF_CORE_READ((struct kiocb *)ctx[0], ki_filp, f_inode)
+
+/* The same of xfs. */
+EXIT_PROGRAM("iomap_file_buffered_write", plain_iomap_exit, 46, OF_IOCB, NO_RESULT)
+{
+	plain_performed(OF_IOCB);
 	return 0;
 }
 
@@ -367,8 +380,6 @@ ENTRY_PROGRAM("io_complete_rw", plain_uring_entry, struct kiocb *iocb, long res)
 	plain_completed(iocb, res);
 	return 0;
 }
-
-#define OF_IOCB BPF_CORE_READ((struct kiocb *)ctx[0], ki_filp, f_inode)
 
 #define PLAIN_WRITES(fs, id)                                                             \
 	ENTRY_PROGRAM(#fs "_file_write_iter", plain_##fs##_entry, struct kiocb *iocb)    \

@@ -152,6 +152,7 @@ var plainHooks = []hookSpec{
 	{program: "plain_exchange_entry", kind: fentry, target: "d_exchange"},
 	{program: "plain_delete_entry", kind: fentry, target: "d_delete"},
 	{program: "plain_perform_exit", kind: fexit, target: "generic_perform_write"},
+	{program: "plain_iomap_exit", kind: fexit, target: "iomap_file_buffered_write", missing: "-"},
 	{program: "plain_copy_range_entry", kind: fentry, target: "vfs_copy_file_range"},
 	{program: "plain_copy_range_exit", kind: fexit, target: "vfs_copy_file_range"},
 	{program: "plain_aio_entry", kind: fentry, target: "aio_complete_rw", missing: "-"},

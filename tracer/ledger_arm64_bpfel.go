@@ -339,6 +339,9 @@ const (
 	ledgerProgPlainInstantiateEntryKprobe    = "plain_instantiate_entry_kprobe"
 	ledgerProgPlainInstantiateNewEntry       = "plain_instantiate_new_entry"
 	ledgerProgPlainInstantiateNewEntryKprobe = "plain_instantiate_new_entry_kprobe"
+	ledgerProgPlainIomapExit                 = "plain_iomap_exit"
+	ledgerProgPlainIomapExitKprobe           = "plain_iomap_exit_kprobe"
+	ledgerProgPlainIomapExitKretprobe        = "plain_iomap_exit_kretprobe"
 	ledgerProgPlainLeaveEntry                = "plain_leave_entry"
 	ledgerProgPlainLeaveEntryKprobe          = "plain_leave_entry_kprobe"
 	ledgerProgPlainMoveEntry                 = "plain_move_entry"
@@ -565,6 +568,9 @@ type ledgerProgramSpecs struct {
 	PlainInstantiateEntryKprobe    *ebpf.ProgramSpec `ebpf:"plain_instantiate_entry_kprobe"`
 	PlainInstantiateNewEntry       *ebpf.ProgramSpec `ebpf:"plain_instantiate_new_entry"`
 	PlainInstantiateNewEntryKprobe *ebpf.ProgramSpec `ebpf:"plain_instantiate_new_entry_kprobe"`
+	PlainIomapExit                 *ebpf.ProgramSpec `ebpf:"plain_iomap_exit"`
+	PlainIomapExitKprobe           *ebpf.ProgramSpec `ebpf:"plain_iomap_exit_kprobe"`
+	PlainIomapExitKretprobe        *ebpf.ProgramSpec `ebpf:"plain_iomap_exit_kretprobe"`
 	PlainLeaveEntry                *ebpf.ProgramSpec `ebpf:"plain_leave_entry"`
 	PlainLeaveEntryKprobe          *ebpf.ProgramSpec `ebpf:"plain_leave_entry_kprobe"`
 	PlainMoveEntry                 *ebpf.ProgramSpec `ebpf:"plain_move_entry"`
@@ -881,6 +887,9 @@ type ledgerPrograms struct {
 	PlainInstantiateEntryKprobe    *ebpf.Program `ebpf:"plain_instantiate_entry_kprobe"`
 	PlainInstantiateNewEntry       *ebpf.Program `ebpf:"plain_instantiate_new_entry"`
 	PlainInstantiateNewEntryKprobe *ebpf.Program `ebpf:"plain_instantiate_new_entry_kprobe"`
+	PlainIomapExit                 *ebpf.Program `ebpf:"plain_iomap_exit"`
+	PlainIomapExitKprobe           *ebpf.Program `ebpf:"plain_iomap_exit_kprobe"`
+	PlainIomapExitKretprobe        *ebpf.Program `ebpf:"plain_iomap_exit_kretprobe"`
 	PlainLeaveEntry                *ebpf.Program `ebpf:"plain_leave_entry"`
 	PlainLeaveEntryKprobe          *ebpf.Program `ebpf:"plain_leave_entry_kprobe"`
 	PlainMoveEntry                 *ebpf.Program `ebpf:"plain_move_entry"`
@@ -1044,6 +1053,9 @@ func (p *ledgerPrograms) Close() error {
 		p.PlainInstantiateEntryKprobe,
 		p.PlainInstantiateNewEntry,
 		p.PlainInstantiateNewEntryKprobe,
+		p.PlainIomapExit,
+		p.PlainIomapExitKprobe,
+		p.PlainIomapExitKretprobe,
 		p.PlainLeaveEntry,
 		p.PlainLeaveEntryKprobe,
 		p.PlainMoveEntry,

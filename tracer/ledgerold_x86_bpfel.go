@@ -134,6 +134,9 @@ const (
 	ledgerOldProgPlainInstantiateEntryKprobe    = "plain_instantiate_entry_kprobe"
 	ledgerOldProgPlainInstantiateNewEntry       = "plain_instantiate_new_entry"
 	ledgerOldProgPlainInstantiateNewEntryKprobe = "plain_instantiate_new_entry_kprobe"
+	ledgerOldProgPlainIomapExit                 = "plain_iomap_exit"
+	ledgerOldProgPlainIomapExitKprobe           = "plain_iomap_exit_kprobe"
+	ledgerOldProgPlainIomapExitKretprobe        = "plain_iomap_exit_kretprobe"
 	ledgerOldProgPlainLeaveEntry                = "plain_leave_entry"
 	ledgerOldProgPlainLeaveEntryKprobe          = "plain_leave_entry_kprobe"
 	ledgerOldProgPlainMoveEntry                 = "plain_move_entry"
@@ -360,6 +363,9 @@ type ledgerOldProgramSpecs struct {
 	PlainInstantiateEntryKprobe    *ebpf.ProgramSpec `ebpf:"plain_instantiate_entry_kprobe"`
 	PlainInstantiateNewEntry       *ebpf.ProgramSpec `ebpf:"plain_instantiate_new_entry"`
 	PlainInstantiateNewEntryKprobe *ebpf.ProgramSpec `ebpf:"plain_instantiate_new_entry_kprobe"`
+	PlainIomapExit                 *ebpf.ProgramSpec `ebpf:"plain_iomap_exit"`
+	PlainIomapExitKprobe           *ebpf.ProgramSpec `ebpf:"plain_iomap_exit_kprobe"`
+	PlainIomapExitKretprobe        *ebpf.ProgramSpec `ebpf:"plain_iomap_exit_kretprobe"`
 	PlainLeaveEntry                *ebpf.ProgramSpec `ebpf:"plain_leave_entry"`
 	PlainLeaveEntryKprobe          *ebpf.ProgramSpec `ebpf:"plain_leave_entry_kprobe"`
 	PlainMoveEntry                 *ebpf.ProgramSpec `ebpf:"plain_move_entry"`
@@ -676,6 +682,9 @@ type ledgerOldPrograms struct {
 	PlainInstantiateEntryKprobe    *ebpf.Program `ebpf:"plain_instantiate_entry_kprobe"`
 	PlainInstantiateNewEntry       *ebpf.Program `ebpf:"plain_instantiate_new_entry"`
 	PlainInstantiateNewEntryKprobe *ebpf.Program `ebpf:"plain_instantiate_new_entry_kprobe"`
+	PlainIomapExit                 *ebpf.Program `ebpf:"plain_iomap_exit"`
+	PlainIomapExitKprobe           *ebpf.Program `ebpf:"plain_iomap_exit_kprobe"`
+	PlainIomapExitKretprobe        *ebpf.Program `ebpf:"plain_iomap_exit_kretprobe"`
 	PlainLeaveEntry                *ebpf.Program `ebpf:"plain_leave_entry"`
 	PlainLeaveEntryKprobe          *ebpf.Program `ebpf:"plain_leave_entry_kprobe"`
 	PlainMoveEntry                 *ebpf.Program `ebpf:"plain_move_entry"`
@@ -839,6 +848,9 @@ func (p *ledgerOldPrograms) Close() error {
 		p.PlainInstantiateEntryKprobe,
 		p.PlainInstantiateNewEntry,
 		p.PlainInstantiateNewEntryKprobe,
+		p.PlainIomapExit,
+		p.PlainIomapExitKprobe,
+		p.PlainIomapExitKretprobe,
 		p.PlainLeaveEntry,
 		p.PlainLeaveEntryKprobe,
 		p.PlainMoveEntry,
