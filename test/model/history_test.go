@@ -11,7 +11,7 @@ import (
 )
 
 // restLimit is how long work that the kernel does later may take.
-const restLimit = 2 * time.Second
+const restLimit = 10 * time.Second
 
 // history is operations that are done on an overlay of their own, and what is
 // known of their effects.
@@ -65,14 +65,27 @@ func (h *history) agree(processes bool) {
 	h.collect()
 	// xfs and btrfs finish in workers what stat shows already, and the books know
 	// it when it is done.
-	for end := time.Now().Add(restLimit); h.exact && h.restless() && time.Now().Before(end); {
+	h.eventually(func() bool { return !h.restless() })
+	h.books.compare(processes, h.exact)
+	// And btrfs has a worker free the inodes of which it has written something.
+	var wrong []string
+	h.eventually(func() bool {
+		wrong = h.openDeleted()
+		return len(wrong) == 0
+	})
+	for _, text := range wrong {
+		h.books.problem("%s", text)
+	}
+	h.ledger()
+}
+
+// eventually looks at the disk and collects until something is so, for a while.
+func (h *history) eventually(so func() bool) {
+	for end := time.Now().Add(restLimit); h.exact && !so() && time.Now().Before(end); {
 		time.Sleep(restLimit / 100)
 		h.look(nobody)
 		h.collect()
 	}
-	h.books.compare(processes, h.exact)
-	h.openDeleted()
-	h.ledger()
 }
 
 // restless tells whether a page differs from what was seen on the disk.
@@ -203,11 +216,9 @@ func (h *history) concurrent() {
 }
 
 // openDeleted holds what the tracer says of inodes that have no name and are in
-// use against what those say who have them open.
-func (h *history) openDeleted() {
-	if !h.exact {
-		return
-	}
+// use against what those say who have them open, and returns what does not agree.
+func (h *history) openDeleted() (wrong []string) {
+	problem := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	open := map[uint64]held{}
 	for _, m := range h.team {
 		for _, f := range h.ask(m, request{Report: true}).Held {
@@ -235,16 +246,17 @@ func (h *history) openDeleted() {
 		}
 	}
 	if sum := filePages + directoryPages; sum != h.books.openDeleted {
-		h.books.problem("the pages of deleted inodes add up to %d; booked as open and deleted are %d", sum, h.books.openDeleted)
+		problem("the pages of deleted inodes add up to %d; booked as open and deleted are %d", sum, h.books.openDeleted)
 	}
 	if files != filePages {
-		h.books.problem("open files without a name take %d bytes: %v; booked %d", files, open, filePages)
+		problem("open files without a name take %d bytes: %v; booked %d", files, open, filePages)
 	}
 	// Overlayfs keeps more of them in use than are open: a file, one that another
 	// name is left of too, keeps the directory that it was deleted from.
 	if directories > directoryPages {
-		h.books.problem("open directories without a name take %d bytes: %v; booked %d", directories, open, directoryPages)
+		problem("open directories without a name take %d bytes: %v; booked %d", directories, open, directoryPages)
 	}
+	return wrong
 }
 
 // ledger holds the page of each inode against the disk.
@@ -300,8 +312,14 @@ func exists(path string) bool {
 	return err == nil
 }
 
+// noPage requires that an inode has no page, or soon has none: btrfs frees inodes of which
+// it has written something in a worker.
 func (h *history) noPage(number uint64) {
+	end := time.Now().Add(restLimit)
 	entry, known, err := h.tracer.Entry(h.overlay.device, number)
+	for ; known && err == nil && time.Now().Before(end); entry, known, err = h.tracer.Entry(h.overlay.device, number) {
+		time.Sleep(restLimit / 100)
+	}
 	h.must(err)
 	if known {
 		h.books.problem("inode %d (%s) is gone, its page is %+v", number, h.books.path(number), entry)
