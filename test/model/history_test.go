@@ -312,13 +312,14 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// noPage requires that an inode has no page, or soon has none: btrfs frees inodes of which
-// it has written something in a worker.
+// noPage requires that an inode has no page, or none once the file system has written
+// back what it still works on: btrfs frees inodes late that had direct and delayed writes.
 func (h *history) noPage(number uint64) {
-	end := time.Now().Add(restLimit)
 	entry, known, err := h.tracer.Entry(h.overlay.device, number)
-	for ; known && err == nil && time.Now().Before(end); entry, known, err = h.tracer.Entry(h.overlay.device, number) {
+	for end := time.Now().Add(restLimit); known && err == nil && time.Now().Before(end); {
+		unix.Sync()
 		time.Sleep(restLimit / 100)
+		entry, known, err = h.tracer.Entry(h.overlay.device, number)
 	}
 	h.must(err)
 	if known {
