@@ -355,7 +355,8 @@ func (b *baseline) unsettled() (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if known && !entry.Deleted {
+		// With a generation it is another inode, which has got the number since.
+		if known && !entry.Deleted && entry.File.Generation == 0 {
 			continue
 		}
 		if err := b.vanished(inode); err != nil {

@@ -281,40 +281,50 @@ func TestBaselineFindsWhatWasMoved(t *testing.T) {
 }
 
 // A file that is replaced between the moment from which it is tracked and the look at
-// it is none of the baseline. The kernel side tells of its end, and not of its name.
+// it is none of the baseline. The kernel side tells of its end, and not of its name;
+// and its number may be another file's at once.
 func TestBaselineNamesWhatWasReplaced(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := sessiontest.NewContainer(t, "api", map[string]int{"a/new": 10, "b/old": 100})
-		old, fresh := filepath.Join(c.UpperDir, "b/old"), filepath.Join(c.UpperDir, "a/new")
-		var victim unix.Stat_t
-		if err := unix.Lstat(old, &victim); err != nil {
-			t.Fatal(err)
-		}
-		w := run(t, func(_ *Config, w *world) {
-			w.kernel.OnTracked = func(inode uint64) {
-				if inode == victim.Ino {
-					w.kernel.Replace(t, sessiontest.Writer(), fresh, old)
+	for name, reused := range map[string]bool{"gone": false, "number in use": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { replaceWhileTracked(t, reused) })
+		})
+	}
+}
+
+func replaceWhileTracked(t *testing.T, reused bool) {
+	c := sessiontest.NewContainer(t, "api", map[string]int{"a/new": 10, "b/old": 100})
+	old, fresh := filepath.Join(c.UpperDir, "b/old"), filepath.Join(c.UpperDir, "a/new")
+	var victim unix.Stat_t
+	if err := unix.Lstat(old, &victim); err != nil {
+		t.Fatal(err)
+	}
+	w := run(t, func(_ *Config, w *world) {
+		w.kernel.OnTracked = func(inode uint64) {
+			if inode == victim.Ino {
+				w.kernel.Replace(t, sessiontest.Writer(), fresh, old)
+				if reused {
+					w.kernel.Reuse(1, inode)
 				}
 			}
-		}, c)
-		w.finish()
-		w.equalsDisk(c)
-		if l := w.lastLayer(); l.BaselineSize != 10 || l.Files != 1 || l.UnattributedSize != 0 {
-			t.Errorf("layer record: %+v", l)
 		}
-		for _, loss := range of[*record.Loss](w.out) {
-			t.Errorf("%+v", loss)
+	}, c)
+	w.finish()
+	w.equalsDisk(c)
+	if l := w.lastLayer(); l.BaselineSize != 10 || l.Files != 1 || l.UnattributedSize != 0 {
+		t.Errorf("layer record: %+v", l)
+	}
+	for _, loss := range of[*record.Loss](w.out) {
+		t.Errorf("%+v", loss)
+	}
+	told := 0
+	for _, g := range of[*record.Growth](w.out) {
+		if g.File.Inode == victim.Ino && g.File.Path == "/b/old" && g.File.Deleted {
+			told++
 		}
-		told := 0
-		for _, g := range of[*record.Growth](w.out) {
-			if g.File.Inode == victim.Ino && g.File.Path == "/b/old" && g.File.Deleted {
-				told++
-			}
-		}
-		if told != 1 {
-			t.Errorf("%d records of the file that was replaced, want 1", told)
-		}
-	})
+	}
+	if told != 1 {
+		t.Errorf("%d records of the file that was replaced, want 1", told)
+	}
 }
 
 func TestHardLinksCountOnce(t *testing.T) {

@@ -402,6 +402,14 @@ func (k *Kernel) Replace(tb testing.TB, by event.Process, from, to string) {
 	k.book(p, by, sizeOf(&st), st.Blocks*512, event.CauseRename)
 }
 
+// Reuse gives an inode's number, which is free, to a file that is created in a layer.
+func (k *Kernel) Reuse(id event.LayerID, inode uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.lastGen++
+	k.open(id, inode, unix.S_IFREG, k.lastGen)
+}
+
 func (k *Kernel) book(p *page, by event.Process, size, disk int64, causes event.Causes) {
 	k.pending.Processes = append(k.pending.Processes, by)
 	k.pending.Deltas = append(k.pending.Deltas, event.Delta{
