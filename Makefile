@@ -16,12 +16,12 @@ MODEL_TIME ?= 3m
 # Packages whose tests run there.
 VM_PACKAGES := tracer test/model test/e2e
 # Tests of what depends on neither the kernel nor the file system, in two halves.
-ONCE_1 := TestErrors|TestDaemonTrouble|TestExplain|TestContainedBlind|TestSlowReader|TestPID|TestIdle|TestPlainLife
-ONCE_2 := TestLogs|TestDaemonRestart|TestSeveralNames|TestContainerd|TestFate|TestContained$$|TestCgroup$$|TestTableFull|TestLayerIDIsReused|TestLayerWithoutRoom|TestFuseOverlayfs
+ONCE_1 := TestErrors|TestDaemonTrouble|TestExplain|TestContainedBlind|TestIdle|TestPlainLife
+ONCE_2 := TestLogs|TestDaemonRestart|TestSeveralNames|TestContainerd|TestFate|TestContained$$|TestCgroup$$|TestTableFull|TestLayerIDIsReused|TestLayerWithoutRoom|TestFuseOverlayfs|TestSlowReader|TestPID
 # What is left to the other kernel where both are run, by the kernel that leaves it: one half of those
 # each, and of what takes long. Together both run everything.
-LEAVES_6.1 := $(ONCE_1)|TestPrograms|TestMountOptions/^(index|metacopy|redirect_dir)=on$$
-LEAVES_newest := $(ONCE_2)|TestPlainWays|TestMountOptions/nfs_export
+LEAVES_6.1 := $(ONCE_1)|TestPrograms|TestNames|TestLongPaths|TestCgroups|TestRunToCompletion|TestExecutableWithoutPath|TestIndexBeforeScan|TestScanWhileWriting|TestMountOptions/^(index|metacopy|redirect_dir)=on$$
+LEAVES_newest := $(ONCE_2)|TestPlainWays|TestLifecycle|TestShortLived|TestShortContainers|TestSoak|TestCovered|TestRemount|TestNobodyCollects|TestProcesses|TestCopyUpBeforeScan|TestMountOptions/nfs_export
 # Where test-cgroups runs: kernels, and the hierarchies that they are given.
 CGROUPS ?= 6.1-v1 newest-hybrid
 # Where test-drivers runs: kernels, and file systems whose storage driver is not vfs.
@@ -114,7 +114,7 @@ test-vm: build test-programs guest-programs ## run the kernel and Docker tests i
 	for run in "$${runs[@]}"; do wait "$$run" || status=1; done; exit $$status
 
 suite-%:
-	@LAYERTRACE_TEST_SKIP='$(if $(word 2,$(KERNELS)),$(LEAVES_$*))' .ci/with-go test/vm/run --docker --kernel $* --out bin/results/vm-$* -- test/vm/suite $(VM_PACKAGES) | \
+	@LAYERTRACE_TEST_SKIP='$(if $(word 2,$(KERNELS)),$(LEAVES_$*))' .ci/with-go test/vm/run --docker --kernel $* --timeout 3000 --out bin/results/vm-$* -- test/vm/suite $(VM_PACKAGES) | \
 		bin/tally -v -strict -save bin/results/vm-$*
 
 .PHONY: test-cgroups
@@ -142,7 +142,7 @@ test-matrix: build test-programs guest-programs ## run those that depend on it e
 
 matrix-%:
 	@LAYERTRACE_MODEL_TIME=$(MODEL_TIME) LAYERTRACE_TEST_SKIP='$(MATRIX_LEAVES)$(if $(filter-out %-ext4,$*),|$(MATRIX_EXT4))' .ci/with-go test/vm/run --docker \
-		--kernel $(word 1,$(subst -, ,$*)) --fs $(word 2,$(subst -, ,$*)) --out bin/results/vm-$* -- \
+		--kernel $(word 1,$(subst -, ,$*)) --fs $(word 2,$(subst -, ,$*)) --timeout 3600 --out bin/results/vm-$* -- \
 		test/vm/suite $(VM_PACKAGES) 2>&1 | bin/tally -v -strict -save bin/results/matrix/$* 2>&1 | sed -u 's/^/$*: /'
 
 .PHONY: test-docker
