@@ -41,6 +41,9 @@ type box struct {
 	plain bool
 	// fuse: one process does all that is done in the layer, so coverage is partial.
 	fuse bool
+	// moving: files were renamed all the time while the baseline was taken, so that some
+	// names may be lost (docs/known-limits.md), and said to be.
+	moving bool
 	// longPaths: the layer holds paths that are longer than a system call takes.
 	longPaths bool
 }
