@@ -165,8 +165,7 @@ func (w *way) lacks(t *testing.T) string {
 	return ""
 }
 
-// hasDirect tells whether files can be opened with O_DIRECT: on tmpfs since 6.6
-// (upstream e88e0d366f9c).
+// hasDirect tells whether files can be opened with O_DIRECT: on tmpfs not on 6.1.
 func hasDirect(t *testing.T) bool {
 	t.Helper()
 	fd, err := unix.Open(filepath.Join(scratch(t), "direct"), unix.O_CREAT|unix.O_WRONLY|unix.O_DIRECT, 0o600)
