@@ -301,12 +301,25 @@ func (t *Tracer) Track(id event.LayerID, device, inode uint64, mode uint32) (fil
 	}
 }
 
+// Settled is Settle's answer.
+type Settled struct {
+	// File tells which life of the inode was looked at. With a Generation it came to
+	// life after counting began and is no part of the baseline: the one that was
+	// tracked is gone.
+	File event.FileID
+	// Size and Disk, in bytes, count as its baseline.
+	Size, Disk int64
+	// Again: something happened to the file since it was tracked. Look at it and
+	// settle once more.
+	Again bool
+	// Gone: it was deleted and is no part of the baseline.
+	Gone bool
+}
+
 // Settle closes a Track with what lstat said since (bytes; allocated is
-// st_blocks*512) and tells what counts as the file's baseline. again: something
-// happened to the file in between, call lstat and Settle once more. gone: it was
-// deleted and is no part of the baseline. Of an inode that was settled before it
-// tells that baseline again.
-func (t *Tracer) Settle(_ event.LayerID, device, inode uint64, size, allocated int64) (baseSize, baseDisk int64, again, gone bool, err error) {
+// st_blocks*512) and tells what counts as the file's baseline. Of an inode that was
+// settled before it tells that baseline again.
+func (t *Tracer) Settle(_ event.LayerID, device, inode uint64, size, allocated int64) (Settled, error) {
 	key := ledgerFileKey{Inode: inode, Device: uint32(device)}
 	t.mu.Lock()
 	seen, restless := t.restless[key]
@@ -319,28 +332,28 @@ func (t *Tracer) Settle(_ event.LayerID, device, inode uint64, size, allocated i
 	}
 	answer, err := t.settle.Run(&ebpf.RunOptions{Context: bytesOf(&args)})
 	if err != nil {
-		return 0, 0, false, false, fmt.Errorf("settling inode %d: %w", inode, err)
+		return Settled{}, fmt.Errorf("settling inode %d: %w", inode, err)
 	}
 	switch answer {
-	case settleDone:
-		return size, allocated - args.Disk, false, false, nil
+	case settleDone: // and so it was tracked: what comes to life is born settled
+		return Settled{File: event.FileID{Inode: inode}, Size: size, Disk: allocated - args.Disk}, nil
 	case settleGone:
-		return 0, 0, false, true, nil
+		return Settled{Gone: true}, nil
 	}
 
 	var entry ledgerFileEntry
 	if err := t.lookup(&key, &entry); errors.Is(err, ebpf.ErrKeyNotExist) {
-		return 0, 0, false, true, nil
+		return Settled{Gone: true}, nil
 	} else if err != nil {
-		return 0, 0, false, false, fmt.Errorf("looking up inode %d: %w", inode, err)
+		return Settled{}, fmt.Errorf("looking up inode %d: %w", inode, err)
 	}
 	if answer == settleTaken {
-		return entry.BaseSize, entry.BaseDisk, false, false, nil
+		return Settled{File: event.FileID{Inode: inode, Generation: entry.Generation}, Size: entry.BaseSize, Disk: entry.BaseDisk}, nil
 	}
 	t.mu.Lock()
 	t.restless[key] = entry
 	t.mu.Unlock()
-	return 0, 0, true, false, nil
+	return Settled{Again: true}, nil
 }
 
 // Turn brings the ledger's page of an inode in step with what the caller, who has

@@ -205,17 +205,17 @@ func (o *overlay) scan() {
 			if err := unix.Lstat(path, &st); err != nil {
 				return err
 			}
-			size, disk, again, _, err := o.tracer.Settle(testLayer, o.device, st.Ino, st.Size, st.Blocks*512)
+			is, err := o.tracer.Settle(testLayer, o.device, st.Ino, st.Size, st.Blocks*512)
 			if err != nil {
 				return err
 			}
-			if again {
+			if is.Again {
 				continue
 			}
 			if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-				o.baseSize += size
+				o.baseSize += is.Size
 			}
-			o.baseDisk += disk
+			o.baseDisk += is.Disk
 			return nil
 		}
 	})

@@ -76,8 +76,8 @@ type Config struct {
 // Baseline describes one name of one inode that the baseline scan found.
 type Baseline struct {
 	// File and Parent identify the inode and the directory that names it, with
-	// the generations that the kernel side gave them, where the scan knows
-	// them, and 0 otherwise. The layer's root directory, without which no path
+	// the generations that the kernel side gave them, 0 for what was there before
+	// counting began: File has none. The layer's root directory, without which no path
 	// is complete, has the zero Parent and an empty Name.
 	File, Parent event.FileID
 	Name         string // one path component, raw bytes

@@ -154,44 +154,15 @@ func newLayer(id event.LayerID, c record.Container) *layer {
 
 // --- nodes ---
 
-// obtain returns the node of a life of an inode that the kernel side speaks of,
-// made if need be; 0 for the zero id. While the baseline is being scanned, a
-// generation that turns up for an inode that only the scan has spoken of, as
-// generation 0, shows that the scan saw this very life of it: that was no
-// baseline.
+// obtain returns the node of a life of an inode, made if need be; 0 for the zero id.
 func (l *layer) obtain(f event.FileID) nodeID {
 	if f.Inode == 0 {
 		return 0
 	}
 	id := l.tree.find(f)
-	if id == 0 && f.Generation != 0 && !l.seeded {
-		id = l.claim(f)
-	}
 	if id == 0 {
 		id = l.tree.add(f)
 	}
-	if f.Generation == 0 {
-		l.tree.at(id).flags |= flagTold
-	}
-	return id
-}
-
-// claim gives the node that a scan made for the inode the generation that it
-// really has; 0 if there is none. Its names come from the kernel side, too.
-func (l *layer) claim(f event.FileID) nodeID {
-	id := l.tree.find(event.FileID{Inode: f.Inode})
-	if id == 0 || id == l.tree.root {
-		return 0
-	}
-	n := l.tree.at(id)
-	if n.flags&(flagTold|flagGone) != 0 {
-		return 0
-	}
-	n.gen = f.Generation
-	l.tree.forgetNames(id)
-	l.count(n)
-	l.rebase(n, n.grown, n.grownDisk)
-	n.flags &^= flagSeeded
 	return id
 }
 
@@ -295,7 +266,7 @@ func (l *layer) clearInterval() {
 	l.covered = reuse(l.covered)
 	clear(l.coveredAt)
 	l.graveyard = slices.DeleteFunc(l.graveyard, func(g grave) bool {
-		if g.batch >= l.batches {
+		if g.batch >= l.batches || !l.seeded { // the scan may still tell its name
 			return false
 		}
 		if n := l.tree.at(g.id); n.is(flagGone) {

@@ -382,24 +382,26 @@ func (m *model) paths(n *inode) []string {
 	return res
 }
 
-// snapshot returns the seeds that a scan makes which sees this very moment.
+// snapshot returns the seeds that a scan makes which sees this very moment: of what
+// was there before counting began.
 func (m *model) snapshot(base map[uint64]sums) []Baseline {
 	var seeds []Baseline
 	for _, ino := range slices.Sorted(maps.Keys(m.inodes)) {
 		n := m.inodes[ino]
+		if n.file.Generation != 0 {
+			continue
+		}
 		mode := uint32(regular)
 		if n.dir {
 			mode = directory
 		}
-		b := Baseline{File: old(ino), Mode: mode, Links: uint32(len(n.names)), Size: n.size, Disk: n.disk}
-		if n.file.Generation == 0 { // what the deltas are relative to
-			b.Size, b.Disk = base[ino].size, base[ino].disk
-		}
+		// The sizes are what the deltas are relative to.
+		b := Baseline{File: n.file, Mode: mode, Links: uint32(len(n.names)), Size: base[ino].size, Disk: base[ino].disk}
 		if n.file == root {
 			seeds = append(seeds, b)
 		}
 		for _, w := range n.sorted() {
-			b.Parent, b.Name = old(w.parent), w.name
+			b.Parent, b.Name = m.inodes[w.parent].file, w.name
 			seeds = append(seeds, b)
 		}
 	}

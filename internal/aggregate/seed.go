@@ -8,35 +8,12 @@ func (l *layer) rebase(n *node, size, disk int64) {
 	n.size, n.disk = size, disk
 }
 
-// seedNode finds the node that a scan means, which knows no generations. late
-// reports that it is a file that came to life after the baseline.
-func (l *layer) seedNode(f event.FileID) (id nodeID, late bool) {
-	if f.Inode == 0 {
-		return 0, false
-	}
-	id = l.tree.find(f)
-	if f.Generation != 0 {
-		return l.obtain(f), true
-	}
-	newer := l.tree.byInode[f.Inode]
-	if id != 0 && (!l.tree.at(id).is(flagGone) || newer == id) {
-		return id, false
-	}
-	if cur := l.tree.current(f.Inode); cur != 0 {
-		return cur, true
-	}
-	if newer != 0 {
-		return newer, true
-	}
-	return l.tree.add(f), false
-}
-
 func (l *layer) seed(b *Baseline) {
 	if b.Gone {
 		l.vanished = append(l.vanished, *b)
 		return
 	}
-	id, late := l.seedNode(b.File)
+	id := l.obtain(b.File)
 	if id == 0 {
 		return
 	}
@@ -45,13 +22,11 @@ func (l *layer) seed(b *Baseline) {
 	if b.Parent == (event.FileID{}) && b.Name == "" {
 		l.tree.root = id
 		n.origin = originDirectory
-	} else if o != originWhiteout && !(late && n.is(flagNamed)) {
-		// Whiteouts share an inode and have no content; and of a file that came
-		// to life later the kernel side tells all names.
+	} else if o != originWhiteout { // those share an inode and have no content
 		l.seedName(id, n, b)
 	}
 	l.count(n)
-	if late || n.is(flagSeeded) {
+	if n.is(flagSeeded) {
 		return
 	}
 	n.flags |= flagSeeded
@@ -83,12 +58,16 @@ func (n *node) seedOrigin(b *Baseline) origin {
 }
 
 func (l *layer) seedName(id nodeID, n *node, b *Baseline) {
-	parent, _ := l.seedNode(b.Parent)
+	parent := l.obtain(b.Parent)
 	if parent != 0 && l.tree.at(parent).origin == originUnknown {
 		l.tree.at(parent).origin = originDirectory
 	}
 	switch {
 	case n.is(flagGone):
+		// What replaced it by a rename may be all that told of its end.
+		if !n.is(flagNamed) {
+			l.tree.dropName(id, parent, b.Name)
+		}
 	case l.hasLost(id, parent, b.Name), l.hasLost(0, parent, b.Name) && !l.tree.hasName(id, parent, b.Name):
 		// The scan came before that.
 		if !n.linked() {

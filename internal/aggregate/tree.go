@@ -72,8 +72,6 @@ const (
 	flagDoubt
 	// flagCounted: the node is part of layer.files.
 	flagCounted
-	// flagTold: the kernel side has spoken of just this life, generation 0.
-	flagTold
 	// flagUnresolved: that its path is not known has been reported.
 	flagUnresolved
 	// flagShown: an earlier interval has a record of it.
@@ -323,15 +321,6 @@ func (t *tree) dropAllNames(id nodeID) {
 		t.unindex(id, n.parent, n.name)
 	}
 	n.flags |= flagDeleted
-}
-
-// forgetNames makes the node one of which no name was ever known.
-func (t *tree) forgetNames(id nodeID) {
-	t.dropAllNames(id)
-	n := t.at(id)
-	n.flags &^= flagNamed | flagDeleted
-	t.unref(n.parent)
-	n.parent, n.name = 0, ""
 }
 
 func (t *tree) ref(id nodeID) {

@@ -151,8 +151,8 @@ func (o *overlay) watch(t *tracer.Tracer, id event.LayerID) error {
 		if err := unix.Lstat(o.upper, &root); err != nil {
 			return err
 		}
-		_, _, again, _, err := t.Settle(id, o.g.device, root.Ino, root.Size, root.Blocks*512)
-		if err != nil || !again {
+		is, err := t.Settle(id, o.g.device, root.Ino, root.Size, root.Blocks*512)
+		if err != nil || !is.Again {
 			return err
 		}
 	}

@@ -166,7 +166,7 @@ func (s *scaled) know(n int) (int, error) {
 			if _, _, err := s.t.Track(1, s.g.device, first+i, unix.S_IFREG); err != nil {
 				return err
 			}
-			if _, _, _, _, err := s.t.Settle(1, s.g.device, first+i, 0, 0); err != nil {
+			if _, err := s.t.Settle(1, s.g.device, first+i, 0, 0); err != nil {
 				return err
 			}
 		}

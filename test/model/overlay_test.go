@@ -174,13 +174,13 @@ func (o *overlay) watch() error {
 		if _, _, err := o.tracer.Track(theLayer, o.device, number, i.mode); err != nil {
 			return err
 		}
-		size, disk, again, gone, err := o.tracer.Settle(theLayer, o.device, number, i.size, i.disk)
+		is, err := o.tracer.Settle(theLayer, o.device, number, i.size, i.disk)
 		if err != nil {
 			return err
 		}
-		if again || gone || size != i.size || disk != i.disk {
-			return fmt.Errorf("%s, inode %d, at rest with size %d, disk %d: settled as size %d, disk %d (again %t, gone %t)",
-				i.path, number, i.size, i.disk, size, disk, again, gone)
+		if is != (tracer.Settled{File: event.FileID{Inode: number}, Size: i.size, Disk: i.disk}) {
+			return fmt.Errorf("%s, inode %d, at rest with size %d, disk %d: settled as %+v",
+				i.path, number, i.size, i.disk, is)
 		}
 	}
 	return nil

@@ -308,18 +308,25 @@ func (b *baseline) Enter(parent uint64, name string, inode uint64, mode uint32) 
 
 // Visit implements layer.Visitor.
 func (b *baseline) Visit(e *layer.Entry) error {
+	_, open := b.open[e.Inode]
+	var was sizes
+	ok, skip := true, b.again && b.at.known && !open && (e.Dir() || e.Nlink < 2)
+	if !skip && b.at.file.Generation == 0 {
+		var err error
+		if was, ok, err = b.settled(e); err != nil {
+			return err
+		}
+	}
 	if e.Dir() {
 		b.dirs[e.Inode] = b.at.file
 	}
-	if b.at.known && b.at.file.Generation != 0 {
+	switch {
+	case b.at.file.Generation != 0:
 		return nil // it came to life after counting began: growth, no baseline
-	}
-	if _, open := b.open[e.Inode]; b.again && b.at.known && !open && (e.Dir() || e.Nlink < 2) {
+	case skip:
 		return nil // the first walk has told; where it is now, the kernel side tells
-	}
-	was, ok, err := b.settled(e)
-	if err != nil || !ok {
-		return err
+	case !ok:
+		return nil
 	}
 	seed := aggregate.Baseline{
 		File:   b.at.file,
@@ -374,7 +381,8 @@ func (b *baseline) vanished(inode uint64) error {
 	})
 }
 
-// settled returns what counts as the inode's baseline; ok is false if it is gone.
+// settled returns what counts as the inode's baseline; ok is false if it is gone. What
+// has got its number since is what is looked at then.
 func (b *baseline) settled(e *layer.Entry) (was sizes, ok bool, err error) {
 	if _, open := b.open[e.Inode]; !open {
 		if was, ok = b.linked[e.Inode]; !ok {
@@ -398,14 +406,17 @@ func (b *baseline) settled(e *layer.Entry) (was sizes, ok bool, err error) {
 func (b *baseline) settle(e *layer.Entry) (was sizes, ok bool, err error) {
 	size, disk := e.Size, e.Allocated
 	for range settleTries {
-		baseSize, baseDisk, again, gone, err := b.kernel.Settle(b.layer, b.dev, e.Inode, size, disk)
+		is, err := b.kernel.Settle(b.layer, b.dev, e.Inode, size, disk)
 		switch {
 		case err != nil:
 			return sizes{}, false, err
-		case gone:
+		case is.Gone:
 			return sizes{}, false, nil
-		case !again:
-			return sizes{baseSize, baseDisk}, true, nil
+		case is.File.Generation != 0:
+			b.at.file = is.File
+			return sizes{}, false, nil
+		case !is.Again:
+			return sizes{is.Size, is.Disk}, true, nil
 		}
 		st, err := e.Restat()
 		if errors.Is(err, fs.ErrNotExist) {

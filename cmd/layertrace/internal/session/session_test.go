@@ -327,6 +327,45 @@ func replaceWhileTracked(t *testing.T, reused bool) {
 	}
 }
 
+// Between Track and Settle a directory was deleted, and another one has its number and
+// name: that one is growth, and what is in it goes where it goes.
+func TestBaselineKnowsWhatCameToLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := sessiontest.NewContainer(t, "api", map[string]int{"d/f": 100})
+		path, to := filepath.Join(c.UpperDir, "d"), filepath.Join(c.UpperDir, "e")
+		if err := os.Mkdir(to, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		var dir unix.Stat_t
+		if err := unix.Lstat(path, &dir); err != nil {
+			t.Fatal(err)
+		}
+		w := run(t, func(_ *Config, w *world) {
+			w.kernel.OnTracked = func(inode uint64) {
+				if inode == dir.Ino {
+					w.kernel.Renew(t, path)
+				}
+			}
+		}, c)
+		w.kernel.Replace(t, sessiontest.Writer(), path, to)
+		w.write(c, "e/f", 140)
+		w.finish()
+		w.equalsDisk(c)
+		if l := w.lastLayer(); l.BaselineSize != 100 || l.SizeGrowth != 40 || l.Files != 1 || l.UnattributedSize != 0 {
+			t.Errorf("layer record: %+v", l)
+		}
+		var file unix.Stat_t
+		if err := unix.Lstat(filepath.Join(to, "f"), &file); err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range of[*record.Growth](w.out) {
+			if g.File.Inode == file.Ino && g.File.Path != "/e/f" {
+				t.Errorf("path %q", g.File.Path)
+			}
+		}
+	})
+}
+
 func TestHardLinksCountOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := sessiontest.NewContainer(t, "api", map[string]int{"a": 100})

@@ -218,7 +218,7 @@ func (k *Kernel) track(id event.LayerID, inode uint64, mode uint32, stray bool) 
 }
 
 // Settle implements session.Kernel.
-func (k *Kernel) Settle(_ event.LayerID, _, inode uint64, size, allocated int64) (int64, int64, bool, bool, error) {
+func (k *Kernel) Settle(_ event.LayerID, _, inode uint64, size, allocated int64) (tracer.Settled, error) {
 	if k.OnSettle != nil {
 		defer k.OnSettle(inode)
 	}
@@ -226,20 +226,23 @@ func (k *Kernel) Settle(_ event.LayerID, _, inode uint64, size, allocated int64)
 	defer k.mu.Unlock()
 	p := k.pages[inode]
 	if p == nil {
-		return 0, 0, false, true, nil
+		return tracer.Settled{Gone: true}, nil
 	}
 	if k.busy[inode] < k.Busy {
 		k.busy[inode]++
-		return 0, 0, true, false, nil
+		return tracer.Settled{Again: true}, nil
 	}
 	if p.Mode&unix.S_IFMT == unix.S_IFDIR {
 		size = 0
+	}
+	if p.File.Generation != 0 {
+		return tracer.Settled{File: p.File}, nil
 	}
 	if !p.settled {
 		p.Size, p.settled = size, true
 		p.Disk += allocated
 	}
-	return size, allocated, false, false, nil
+	return tracer.Settled{File: p.File, Size: size, Disk: allocated}, nil
 }
 
 // Entry implements session.Kernel.
@@ -382,7 +385,7 @@ func (k *Kernel) Unlink(tb testing.TB, by event.Process, path string) {
 func (k *Kernel) Replace(tb testing.TB, by event.Process, from, to string) {
 	tb.Helper()
 	st, victim, dir := lstat(tb, from), lstat(tb, to), lstat(tb, filepath.Dir(to))
-	if err := os.Rename(from, to); err != nil {
+	if err := unix.Rename(from, to); err != nil { // os.Rename replaces no directory
 		tb.Fatal(err)
 	}
 	k.mu.Lock()
@@ -400,6 +403,19 @@ func (k *Kernel) Replace(tb testing.TB, by event.Process, from, to string) {
 	k.pending.Files = append(k.pending.Files,
 		event.FileEvent{Layer: p.Layer, Op: event.FileRenamed, File: p.File, Parent: parent.File, Name: filepath.Base(to), Process: by.ID})
 	k.book(p, by, sizeOf(&st), st.Blocks*512, event.CauseRename)
+}
+
+// Renew deletes a file and creates another one of the same number, name and content.
+func (k *Kernel) Renew(tb testing.TB, path string) {
+	tb.Helper()
+	st := lstat(tb, path)
+	k.mu.Lock()
+	if p := k.pages[st.Ino]; p != nil {
+		k.pending.Files = append(k.pending.Files, event.FileEvent{Layer: p.Layer, Op: event.FileGone, File: p.File})
+		delete(k.pages, st.Ino)
+	}
+	k.mu.Unlock()
+	k.Look(tb, path)
 }
 
 // Reuse gives an inode's number, which is free, to a file that is created in a layer.
