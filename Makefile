@@ -16,21 +16,23 @@ MODEL_TIME ?= 3m
 # Packages whose tests run there.
 VM_PACKAGES := tracer test/model test/e2e
 # Tests of what depends on neither the kernel nor the file system, in two halves.
-ONCE_1 := TestErrors|TestDaemonTrouble|TestExplain|TestContainedBlind|TestIdle|TestPlainLife
-ONCE_2 := TestLogs|TestDaemonRestart|TestSeveralNames|TestContainerd|TestFate|TestContained$$|TestCgroup$$|TestTableFull|TestLayerIDIsReused|TestLayerWithoutRoom|TestFuseOverlayfs|TestSlowReader|TestPID
+ONCE_1 := TestErrors|TestDaemonTrouble|TestExplain|TestIdle
+ONCE_2 := TestLogs|TestDaemonRestart|TestSeveralNames|TestContainerd|TestFate|TestCgroup$$|TestTableFull|TestLayerIDIsReused|TestLayerWithoutRoom|TestSlowReader|TestPID
+# What is left to test-drivers, test-cgroups, test-podman and test-rootless.
+ELSEWHERE := TestPlainWays|TestPlainLife|TestFuseOverlayfs|TestContained(Blind)?$$|TestPodman$$|Rootless
 # What is left to the other kernel where both are run, by the kernel that leaves it: one half of those
-# each, and of what takes long. Together both run everything.
-LEAVES_6.1 := $(ONCE_1)|TestPrograms|TestNames|TestLongPaths|TestCgroups|TestRunToCompletion|TestExecutableWithoutPath|TestIndexBeforeScan|TestScanWhileWriting|TestMountOptions/^(index|metacopy|redirect_dir)=on$$
-LEAVES_newest := $(ONCE_2)|TestPlainWays|TestLifecycle|TestShortLived|TestShortContainers|TestSoak|TestCovered|TestRemount|TestNobodyCollects|TestProcesses|TestCopyUpBeforeScan|TestMountOptions/nfs_export
+# each, and of what takes long. Together both run everything else.
+LEAVES_6.1 := $(ELSEWHERE)|$(ONCE_1)|TestPrograms|TestNames|TestLongPaths|TestCgroups|TestRunToCompletion|TestExecutableWithoutPath|TestIndexBeforeScan|TestScanWhileWriting|TestMountOptions/^(index|metacopy|redirect_dir)=on$$
+LEAVES_newest := $(ELSEWHERE)|$(ONCE_2)|TestPlainHooks|TestLifecycle|TestShortLived|TestShortContainers|TestSoak|TestCovered|TestRemount|TestNobodyCollects|TestProcesses|TestCopyUpBeforeScan|TestMountOptions/nfs_export
 # Where test-cgroups runs: kernels, and the hierarchies that they are given.
-CGROUPS ?= 6.1-v1 newest-hybrid
-# Where test-drivers runs: kernels, and file systems whose storage driver is not vfs.
-DRIVERS ?= 6.1-btrfs
+CGROUPS ?= 6.1-v1 newest-hybrid newest-v2
+# Where test-drivers runs: kernels and file systems. On ext4 the driver is vfs, or fuse-overlayfs.
+DRIVERS ?= newest-ext4 6.1-btrfs
 # What test-matrix goes through.
 MATRIX_KERNELS ?= 5.10 6.1 6.12 newest
 MATRIX_FILE_SYSTEMS ?= ext4 xfs btrfs tmpfs
 # What it leaves to the other targets: besides those, tests of many containers, processes or minutes.
-MATRIX_LEAVES := $(ONCE_1)|$(ONCE_2)|TestSoak|TestShortContainers|TestCgroups
+MATRIX_LEAVES := $(ELSEWHERE)|$(ONCE_1)|$(ONCE_2)|TestSoak|TestShortContainers|TestCgroups
 # What it leaves to ext4: tests of what no file system has a part in.
 MATRIX_EXT4 := TestTurn|TestNobodyCollects|TestExecutableWithoutPath|TestRemount|TestScanWhileWriting|TestCovered|TestIntervals|TestProcesses|TestLifecycle|TestRunToCompletion|TestShortLived
 MATRIX = $(foreach kernel,$(MATRIX_KERNELS),$(MATRIX_FILE_SYSTEMS:%=$(kernel)-%))
@@ -118,7 +120,7 @@ suite-%:
 		bin/tally -v -strict -save bin/results/vm-$*
 
 .PHONY: test-cgroups
-test-cgroups: $(CGROUPS:%=test-cgroup-%) ## run those that depend on control groups under v1 and hybrid
+test-cgroups: $(CGROUPS:%=test-cgroup-%) ## run those that depend on control groups under v1, v2 and hybrid
 
 test-cgroup-%: build test-programs
 	LAYERTRACE_TEST_RUN='TestCgroups|TestContained' .ci/with-go test/vm/run --docker \
@@ -128,8 +130,8 @@ test-cgroup-%: build test-programs
 .PHONY: test-drivers
 test-drivers: $(DRIVERS:%=test-driver-%) ## run those of layers that are plain directories on other file systems
 
-test-driver-%: build test-programs
-	LAYERTRACE_TEST_RUN=TestPlain .ci/with-go test/vm/run --docker \
+test-driver-%: build test-programs guest-programs
+	LAYERTRACE_TEST_RUN='TestPlain|TestFuseOverlayfs' .ci/with-go test/vm/run --docker \
 		--kernel $(word 1,$(subst -, ,$*)) --fs $(word 2,$(subst -, ,$*)) --out bin/results/driver-$* -- \
 		test/vm/suite tracer test/e2e | bin/tally -v -strict -save bin/results/driver-$*
 

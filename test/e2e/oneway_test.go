@@ -317,7 +317,11 @@ func (w *way) check(v *view, b *box, ext4 bool) error {
 		}
 	}
 	if last != nil {
-		if w.origin != "" && last.File.Origin != w.origin {
+		// Where an interval ends between the two, what is deleted is told of after
+		// the whiteout that takes its place.
+		whiteout := w.origin == record.OriginWhiteout &&
+			v.sum(func(g *growth) bool { return on(g) && g.File.Origin == w.origin }).records > 0
+		if w.origin != "" && !whiteout && last.File.Origin != w.origin {
 			bad("origin of %s is %q, want %q", w.text(about), last.File.Origin, w.origin)
 		}
 		if w.deleted && v.sum(func(g *growth) bool { return on(g) && g.File.Deleted }).records == 0 {

@@ -18,6 +18,9 @@ func TestDockerRootless(t *testing.T) {
 	if _, err := exec.LookPath("rootlesskit"); err != nil {
 		t.Skip("rootlesskit is not in PATH (make test-rootless has it)")
 	}
+	if !kernelAtLeast(5, 11) {
+		t.Skip("n/a: overlays in user namespaces")
+	}
 	user := newAccount(t, "e2e-docker", 1501)
 	d := startRootless(t, user)
 	t.Cleanup(d.stop)

@@ -67,10 +67,14 @@ func (h *history) agree(processes bool) {
 	// it when it is done.
 	h.eventually(func() bool { return !h.restless() })
 	h.books.compare(processes, h.exact)
-	// And btrfs has a worker free the inodes of which it has written something.
+	// And btrfs has a worker free the inodes of which it has written something, at the
+	// latest when a transaction ends.
 	var wrong []string
+	began := time.Now()
 	h.eventually(func() bool {
-		wrong = h.openDeleted()
+		if wrong = h.openDeleted(); len(wrong) > 0 && time.Since(began) > restLimit/4 {
+			unix.Sync()
+		}
 		return len(wrong) == 0
 	})
 	for _, text := range wrong {
