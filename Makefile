@@ -16,14 +16,14 @@ MODEL_TIME ?= 3m
 # Packages whose tests run there.
 VM_PACKAGES := tracer test/model test/e2e
 # Tests of what depends on neither the kernel nor the file system, in two halves.
-ONCE_1 := TestErrors|TestDaemonTrouble|TestExplain|TestIdle
-ONCE_2 := TestLogs|TestDaemonRestart|TestSeveralNames|TestContainerd|TestFate|TestCgroup$$|TestTableFull|TestLayerIDIsReused|TestLayerWithoutRoom|TestSlowReader|TestPID
-# What is left to test-drivers, test-cgroups, test-podman and test-rootless.
-ELSEWHERE := TestPlainWays|TestPlainLife|TestFuseOverlayfs|TestContained(Blind)?$$|TestPodman$$|Rootless
+ONCE_1 := TestErrors|TestExplain|TestIdle|TestLogs
+ONCE_2 := TestSeveralNames|TestFate|TestCgroup$$|TestTableFull|TestLayerIDIsReused|TestLayerWithoutRoom|TestSlowReader|TestPID
+# What is left to test-daemon, test-drivers, test-cgroups, test-podman and test-rootless.
+ELSEWHERE := TestDaemon|TestPlainWays|TestPlainLife|TestFuseOverlayfs|TestContained(Blind)?$$|TestCgroups|TestPodman$$|TestContainerd|Rootless
 # What is left to the other kernel where both are run, by the kernel that leaves it: one half of those
-# each, and of what takes long. Together both run everything else.
-LEAVES_6.1 := $(ELSEWHERE)|$(ONCE_1)|TestPrograms|TestNames|TestLongPaths|TestCgroups|TestRunToCompletion|TestExecutableWithoutPath|TestIndexBeforeScan|TestScanWhileWriting|TestMountOptions/^(index|metacopy|redirect_dir)=on$$
-LEAVES_newest := $(ELSEWHERE)|$(ONCE_2)|TestPlainHooks|TestLifecycle|TestShortLived|TestShortContainers|TestSoak|TestCovered|TestRemount|TestNobodyCollects|TestProcesses|TestCopyUpBeforeScan|TestMountOptions/nfs_export
+# each, and of what takes long. Together both run everything else but what test-matrix runs on four kernels.
+LEAVES_6.1 := $(ELSEWHERE)|$(ONCE_1)|TestPrograms|TestNames|TestLongPaths|TestBusyStart|TestRunToCompletion|TestExecutableWithoutPath|TestIndexBeforeScan|TestScanWhileWriting|TestMountOptions/^(index|metacopy|redirect_dir)=on$$
+LEAVES_newest := $(ELSEWHERE)|$(ONCE_2)|TestPlain|TestScanWhileWriting|TestLifecycle|TestShortLived|TestShortContainers|TestSoak|TestCovered|TestRemount|TestNobodyCollects|TestProcesses|TestCopyUpBeforeScan|TestMountOptions/nfs_export
 # Where test-cgroups runs: kernels, and the hierarchies that they are given.
 CGROUPS ?= 6.1-v1 newest-hybrid newest-v2
 # Where test-drivers runs: kernels and file systems. On ext4 the driver is vfs, or fuse-overlayfs.
@@ -32,7 +32,7 @@ DRIVERS ?= newest-ext4 6.1-btrfs
 MATRIX_KERNELS ?= 5.10 6.1 6.12 newest
 MATRIX_FILE_SYSTEMS ?= ext4 xfs btrfs tmpfs
 # What it leaves to the other targets: besides those, tests of many containers, processes or minutes.
-MATRIX_LEAVES := $(ELSEWHERE)|$(ONCE_1)|$(ONCE_2)|TestSoak|TestShortContainers|TestCgroups
+MATRIX_LEAVES := $(ELSEWHERE)|$(ONCE_1)|$(ONCE_2)|TestSoak|TestShortContainers
 # What it leaves to ext4: tests of what no file system has a part in.
 MATRIX_EXT4 := TestTurn|TestNobodyCollects|TestExecutableWithoutPath|TestRemount|TestScanWhileWriting|TestCovered|TestIntervals|TestProcesses|TestLifecycle|TestRunToCompletion|TestShortLived
 MATRIX = $(foreach kernel,$(MATRIX_KERNELS),$(MATRIX_FILE_SYSTEMS:%=$(kernel)-%))
@@ -138,7 +138,7 @@ test-driver-%: build test-programs guest-programs
 .PHONY: test-matrix
 test-matrix: build test-programs guest-programs ## run those that depend on it everywhere, for docs/exactness.md (some hours)
 	@mkdir -p bin/results/matrix; status=0; \
-	$(MAKE) --no-print-directory -k test-cgroups test-drivers test-docker test-podman test-rootless || status=1; \
+	$(MAKE) --no-print-directory -k test-daemon test-cgroups test-drivers test-docker test-podman test-rootless || status=1; \
 	printf '%s\n' $(MATRIX) | xargs -P "$$(nproc)" -I{} $(MAKE) --no-print-directory matrix-{} || status=1; \
 	$(MAKE) --no-print-directory exactness || status=1; exit $$status
 
@@ -154,9 +154,17 @@ test-docker: build test-programs guest-programs ## run the tests with newer Dock
 			test/vm/suite test/e2e | bin/tally -v -strict || status=1; \
 	done; exit $$status
 
+# How many containers test-daemon has come and go; from 100 on the daemon may be away for long, too.
+CONTAINERS ?= 200
+
+.PHONY: test-daemon
+test-daemon: build test-programs ## run those in which Docker's daemon stops, restarts and is slow, with CONTAINERS=200 at times
+	LAYERTRACE_CONTAINERS=$(CONTAINERS) LAYERTRACE_TEST_RUN='TestDaemon|TestShortContainers' .ci/with-go test/vm/run --docker \
+		--kernel $(KERNEL) --timeout 3600 -- test/vm/suite test/e2e | bin/tally -v -strict
+
 .PHONY: test-podman
-test-podman: build test-programs ## run the tests with podman, crun and runc
-	LAYERTRACE_TEST_RUN='TestPodman$$' .ci/with-go test/vm/run --docker --podman --kernel $(KERNEL) -- \
+test-podman: build test-programs ## run the tests with podman, crun and runc, and with containerd alone
+	LAYERTRACE_TEST_RUN='TestPodman$$|TestContainerd' .ci/with-go test/vm/run --docker --podman --kernel $(KERNEL) -- \
 		test/vm/suite test/e2e | bin/tally -v -strict
 
 .PHONY: test-rootless

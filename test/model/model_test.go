@@ -127,7 +127,7 @@ type settings struct {
 func readSettings(subtests int) (*settings, error) {
 	s := &settings{}
 	// Few long histories: setting one up takes as long as a dozen operations.
-	own := map[string]string{"rapid.checks": "40", "rapid.steps": "50", "rapid.nofailfile": "true"}
+	own := map[string]string{"rapid.checks": "20", "rapid.steps": "50", "rapid.nofailfile": "true"}
 	flag.Visit(func(f *flag.Flag) { delete(own, f.Name) })
 	for name, value := range own {
 		if err := flag.Set(name, value); err != nil {
