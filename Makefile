@@ -22,8 +22,8 @@ ONCE_2 := TestSeveralNames|TestFate|TestCgroup$$|TestTableFull|TestLayerIDIsReus
 ELSEWHERE := TestDaemon|TestPlainWays|TestPlainLife|TestFuseOverlayfs|TestContained(Blind)?$$|TestCgroups|TestPodman$$|TestContainerd|Rootless
 # What is left to the other kernel where both are run, by the kernel that leaves it: one half of those
 # each, and of what takes long. Together both run everything else but what test-matrix runs on four kernels.
-LEAVES_6.1 := $(ELSEWHERE)|$(ONCE_1)|TestPrograms|TestNames|TestLongPaths|TestBusyStart|TestRunToCompletion|TestExecutableWithoutPath|TestIndexBeforeScan|TestScanWhileWriting|TestMountOptions/^(index|metacopy|redirect_dir)=on$$
-LEAVES_newest := $(ELSEWHERE)|$(ONCE_2)|TestPlain|TestScanWhileWriting|TestLifecycle|TestShortLived|TestShortContainers|TestSoak|TestCovered|TestRemount|TestNobodyCollects|TestProcesses|TestCopyUpBeforeScan|TestMountOptions/nfs_export
+LEAVES_6.1 := $(ELSEWHERE)|$(ONCE_1)|TestPrograms|TestNames|TestLongPaths|TestRunToCompletion|TestExecutableWithoutPath|TestIndexBeforeScan|TestScanWhileWriting|TestMountOptions/^(index|metacopy|redirect_dir)=on$$
+LEAVES_newest := $(ELSEWHERE)|$(ONCE_2)|TestPlain|TestScanWhileWriting|TestBusyStart|TestLifecycle|TestShortLived|TestShortContainers|TestSoak|TestCovered|TestRemount|TestNobodyCollects|TestProcesses|TestCopyUpBeforeScan|TestMountOptions/nfs_export
 # Where test-cgroups runs: kernels, and the hierarchies that they are given.
 CGROUPS ?= 6.1-v1 newest-hybrid newest-v2
 # Where test-drivers runs: kernels and file systems. On ext4 the driver is vfs, or fuse-overlayfs.

@@ -182,6 +182,17 @@ func (w *walker) visit(d *dirEntry) error {
 
 	w.entry = Entry{Path: string(w.path), Name: d.name, Parent: dir.inode, dirFD: dir.fd}
 	inode, mode := d.inode, d.mode
+	if w.attributes {
+		// Reading a large directory takes long enough for what is in it to be deleted: a
+		// visitor that enters the number then meets another file under it.
+		st, err := statAt(dir.fd, d.name)
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if err == nil {
+			inode, mode = st.Ino, st.Mode&unix.S_IFMT
+		}
+	}
 	for range maxReplaced {
 		if err := w.visitor.Enter(dir.inode, d.name, inode, mode); err != nil {
 			return err
