@@ -21,9 +21,10 @@ ONCE_2 := TestSeveralNames|TestFate|TestCgroup$$|TestTableFull|TestLayerIDIsReus
 # What is left to test-daemon, test-drivers, test-cgroups, test-podman and test-rootless.
 ELSEWHERE := TestDaemon|TestPlainWays|TestPlainLife|TestFuseOverlayfs|TestContained(Blind)?$$|TestCgroups|TestPodman$$|TestContainerd|Rootless
 # What is left to the other kernel where both are run, by the kernel that leaves it: one half of those
-# each, and of what takes long. Together both run everything else but what test-matrix runs on four kernels.
-LEAVES_6.1 := $(ELSEWHERE)|$(ONCE_1)|TestPrograms|TestNames|TestLongPaths|TestRunToCompletion|TestExecutableWithoutPath|TestIndexBeforeScan|TestScanWhileWriting|TestMountOptions/^(index|metacopy|redirect_dir)=on$$
-LEAVES_newest := $(ELSEWHERE)|$(ONCE_2)|TestPlain|TestScanWhileWriting|TestBusyStart|TestLifecycle|TestShortLived|TestShortContainers|TestSoak|TestCovered|TestRemount|TestNobodyCollects|TestProcesses|TestCopyUpBeforeScan|TestMountOptions/nfs_export
+# each, and of what takes long. Together both run everything else but TestScanWhileWriting, which test-matrix
+# runs on each kernel.
+LEAVES_6.1 := $(ONCE_1)|TestPrograms|TestNames|TestLongPaths|TestRunToCompletion|TestExecutableWithoutPath|TestIndexBeforeScan|TestScanWhileWriting|TestMountOptions/^(index|metacopy|redirect_dir)=on$$
+LEAVES_newest := $(ONCE_2)|TestPlain|TestScanWhileWriting|TestBusyStart|TestLifecycle|TestShortLived|TestShortContainers|TestSoak|TestCovered|TestRemount|TestNobodyCollects|TestProcesses|TestCopyUpBeforeScan|TestMountOptions/nfs_export
 # Where test-cgroups runs: kernels, and the hierarchies that they are given.
 CGROUPS ?= 6.1-v1 newest-hybrid newest-v2
 # Where test-drivers runs: kernels and file systems. On ext4 the driver is vfs, or fuse-overlayfs.
@@ -116,7 +117,7 @@ test-vm: build test-programs guest-programs ## run the kernel and Docker tests i
 	for run in "$${runs[@]}"; do wait "$$run" || status=1; done; exit $$status
 
 suite-%:
-	@LAYERTRACE_TEST_SKIP='$(if $(word 2,$(KERNELS)),$(LEAVES_$*))' .ci/with-go test/vm/run --docker --kernel $* --timeout 3000 --out bin/results/vm-$* -- test/vm/suite $(VM_PACKAGES) | \
+	@LAYERTRACE_TEST_SKIP='$(if $(word 2,$(KERNELS)),$(ELSEWHERE)|$(LEAVES_$*))' .ci/with-go test/vm/run --docker --kernel $* --timeout 3000 --out bin/results/vm-$* -- test/vm/suite $(VM_PACKAGES) | \
 		bin/tally -v -strict -save bin/results/vm-$*
 
 .PHONY: test-cgroups
@@ -128,7 +129,7 @@ test-cgroup-%: build test-programs
 		test/vm/suite test/e2e | bin/tally -v -strict -save bin/results/cgroup-$*
 
 .PHONY: test-drivers
-test-drivers: $(DRIVERS:%=test-driver-%) ## run those of layers that are plain directories on other file systems
+test-drivers: $(DRIVERS:%=test-driver-%) ## run those of layers that are plain directories
 
 test-driver-%: build test-programs guest-programs
 	LAYERTRACE_TEST_RUN='TestPlain|TestFuseOverlayfs' .ci/with-go test/vm/run --docker \
@@ -154,11 +155,11 @@ test-docker: build test-programs guest-programs ## run the tests with newer Dock
 			test/vm/suite test/e2e | bin/tally -v -strict || status=1; \
 	done; exit $$status
 
-# How many containers test-daemon has come and go; from 100 on the daemon may be away for long, too.
+# How many containers test-daemon runs; from 100 on its tests of the daemon take longer, too.
 CONTAINERS ?= 200
 
 .PHONY: test-daemon
-test-daemon: build test-programs ## run those in which Docker's daemon stops, restarts and is slow, with CONTAINERS=200 at times
+test-daemon: build test-programs ## run those in which Docker's daemon stops, restarts and is slow, and many containers come and go (CONTAINERS=200)
 	LAYERTRACE_CONTAINERS=$(CONTAINERS) LAYERTRACE_TEST_RUN='TestDaemon|TestShortContainers' .ci/with-go test/vm/run --docker \
 		--kernel $(KERNEL) --timeout 3600 -- test/vm/suite test/e2e | bin/tally -v -strict
 

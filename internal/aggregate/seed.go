@@ -128,8 +128,7 @@ func (l *layer) hasLost(id, parent nodeID, name string) bool {
 
 // seedDone closes the baseline. An inode of the baseline that lost its name
 // before the scan came to it is down to nothing now, so that its deltas tell what
-// it had. So do those of one that was freed, where the scan may have seen the
-// next life of the inode number instead, once all of them are there.
+// it had. So do those of one that was freed, once all of them are there.
 func (l *layer) seedDone() {
 	if l.seeded {
 		return

@@ -308,24 +308,14 @@ func (b *baseline) Enter(parent uint64, name string, inode uint64, mode uint32) 
 
 // Visit implements layer.Visitor.
 func (b *baseline) Visit(e *layer.Entry) error {
-	_, open := b.open[e.Inode]
-	var was sizes
-	ok, skip := true, b.again && b.at.known && !open && (e.Dir() || e.Nlink < 2)
-	if !skip && b.at.file.Generation == 0 {
-		var err error
-		if was, ok, err = b.settled(e); err != nil {
-			return err
-		}
+	was, ok, err := b.settled(e)
+	if err != nil {
+		return err
 	}
 	if e.Dir() {
 		b.dirs[e.Inode] = b.at.file
 	}
-	switch {
-	case b.at.file.Generation != 0:
-		return nil // it came to life after counting began: growth, no baseline
-	case skip:
-		return nil // the first walk has told; where it is now, the kernel side tells
-	case !ok:
+	if !ok {
 		return nil
 	}
 	seed := aggregate.Baseline{
@@ -381,10 +371,16 @@ func (b *baseline) vanished(inode uint64) error {
 	})
 }
 
-// settled returns what counts as the inode's baseline; ok is false if it is gone. What
-// has got its number since is what is looked at then.
+// settled returns what counts as the inode's baseline; ok is false if nothing is to be
+// told of it. If it is gone, what has got its number since is what is looked at then.
 func (b *baseline) settled(e *layer.Entry) (was sizes, ok bool, err error) {
-	if _, open := b.open[e.Inode]; !open {
+	_, open := b.open[e.Inode]
+	switch {
+	case b.at.file.Generation != 0:
+		return was, false, nil // it came to life after counting began: growth, no baseline
+	case !open && b.again && b.at.known && (e.Dir() || e.Nlink < 2):
+		return was, false, nil // the first walk has told; where it is now, the kernel side tells
+	case !open:
 		if was, ok = b.linked[e.Inode]; !ok {
 			// It had one name when it was settled. The books count its sizes
 			// once, so that these do not matter.

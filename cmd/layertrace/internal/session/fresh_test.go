@@ -16,13 +16,10 @@ func TestBaselineTakenDuringWriteBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := sessiontest.NewContainer(t, "api", map[string]int{"a": 1000, "b": 10})
 		path := filepath.Join(c.UpperDir, "a")
-		var st unix.Stat_t
-		if err := unix.Stat(path, &st); err != nil {
-			t.Fatal(err)
-		}
+		file := inodeOf(t, path)
 		w := run(t, func(_ *Config, w *world) {
 			w.kernel.OnSettle = func(inode uint64) {
-				if inode == st.Ino {
+				if inode == file {
 					allocate(t, path)
 				}
 			}

@@ -291,16 +291,22 @@ func TestBaselineNamesWhatWasReplaced(t *testing.T) {
 	}
 }
 
+func inodeOf(t *testing.T, path string) uint64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Ino
+}
+
 func replaceWhileTracked(t *testing.T, reused bool) {
 	c := sessiontest.NewContainer(t, "api", map[string]int{"a/new": 10, "b/old": 100})
 	old, fresh := filepath.Join(c.UpperDir, "b/old"), filepath.Join(c.UpperDir, "a/new")
-	var victim unix.Stat_t
-	if err := unix.Lstat(old, &victim); err != nil {
-		t.Fatal(err)
-	}
+	victim := inodeOf(t, old)
 	w := run(t, func(_ *Config, w *world) {
 		w.kernel.OnTracked = func(inode uint64) {
-			if inode == victim.Ino {
+			if inode == victim {
 				w.kernel.Replace(t, sessiontest.Writer(), fresh, old)
 				if reused {
 					w.kernel.Reuse(1, inode)
@@ -318,7 +324,7 @@ func replaceWhileTracked(t *testing.T, reused bool) {
 	}
 	told := 0
 	for _, g := range of[*record.Growth](w.out) {
-		if g.File.Inode == victim.Ino && g.File.Path == "/b/old" && g.File.Deleted {
+		if g.File.Inode == victim && g.File.Path == "/b/old" && g.File.Deleted {
 			told++
 		}
 	}
@@ -336,13 +342,10 @@ func TestBaselineKnowsWhatCameToLife(t *testing.T) {
 		if err := os.Mkdir(to, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		var dir unix.Stat_t
-		if err := unix.Lstat(path, &dir); err != nil {
-			t.Fatal(err)
-		}
+		dir := inodeOf(t, path)
 		w := run(t, func(_ *Config, w *world) {
 			w.kernel.OnTracked = func(inode uint64) {
-				if inode == dir.Ino {
+				if inode == dir {
 					w.kernel.Renew(t, path)
 				}
 			}
@@ -354,12 +357,9 @@ func TestBaselineKnowsWhatCameToLife(t *testing.T) {
 		if l := w.lastLayer(); l.BaselineSize != 100 || l.SizeGrowth != 40 || l.Files != 1 || l.UnattributedSize != 0 {
 			t.Errorf("layer record: %+v", l)
 		}
-		var file unix.Stat_t
-		if err := unix.Lstat(filepath.Join(to, "f"), &file); err != nil {
-			t.Fatal(err)
-		}
+		file := inodeOf(t, filepath.Join(to, "f"))
 		for _, g := range of[*record.Growth](w.out) {
-			if g.File.Inode == file.Ino && g.File.Path != "/e/f" {
+			if g.File.Inode == file && g.File.Path != "/e/f" {
 				t.Errorf("path %q", g.File.Path)
 			}
 		}
