@@ -22,6 +22,7 @@ int track(struct track_args *args)
 {
 	struct file_key key = { .inode = args->inode, .device = args->device };
 	struct file_entry entry = {
+		.generation = args->generation,
 		.size = (args->mode & S_IFMT) == S_IFDIR ? 0 : SIZE_UNKNOWN,
 		.disk = args->disk_method == DISK_QUOTA ? 0 : DISK_UNKNOWN,
 		.layer = args->layer,
@@ -37,6 +38,35 @@ int track(struct track_args *args)
 }
 
 /*
+ * untrack gives up a page that was opened for an inode without a name: somebody holds
+ * it open, and what is done to it is no growth of the layer. What was booked on it
+ * since is booked back. The page stays until evict.
+ */
+SEC("raw_tp")
+int untrack(struct untrack_args *args)
+{
+	struct file_key key = { .inode = args->inode, .device = args->device };
+	struct file_entry *file = bpf_map_lookup_elem(&files, &key);
+	struct change change = {};
+	struct process_id process;
+	__s64 before;
+
+	if (!file || file->generation != args->generation || file->state != STATE_LIVE || file->settled)
+		return 0;
+	process = file->writer;
+	file->state = STATE_PENDING;
+	before = exchange(&file->disk, 0);
+	if (file->disk_method == DISK_QUOTA || before != DISK_UNKNOWN)
+		change.disk = file->base_disk - before;
+	before = exchange(&file->size, 0);
+	if ((file->mode & S_IFMT) != S_IFDIR && before != SIZE_UNKNOWN)
+		change.size = file->base_size - before;
+	if (change.size || change.disk)
+		book(file, &key, &process, &change);
+	return 0;
+}
+
+/*
  * settle gives a page its baseline, what stat said after track; if no disk was
  * booked on it since userspace looked (disk_events, disk), stat and page speak of
  * the same moment. A size that a hook has read meanwhile is the baseline instead,
@@ -49,7 +79,7 @@ int settle(struct settle_args *args)
 	struct file_entry *file = bpf_map_lookup_elem(&files, &key);
 	int answer = SETTLE_DONE;
 
-	if (!file || file->state != STATE_LIVE)
+	if (!file || file->generation != args->generation || file->state != STATE_LIVE)
 		return SETTLE_GONE;
 	if (file->settled)
 		return SETTLE_TAKEN;

@@ -69,6 +69,12 @@ enum file_state {
 	STATE_SHELVED = 3,
 };
 
+/*
+ * Set in the generation of what joins a layer while it is watched; pages that track
+ * opens have numbers without it.
+ */
+#define BORN (1ULL << 63)
+
 /* A size that is not known yet: a baseline file between Track and Settle. */
 #define SIZE_UNKNOWN (-1)
 
@@ -225,6 +231,7 @@ struct covered_record {
 struct track_args {
 	__u64 device;
 	__u64 inode;
+	__u64 generation;
 	__u64 layer;
 	__u64 mode;
 	__u64 disk_method;
@@ -241,9 +248,16 @@ struct turn_args {
 	__s64 allocated;
 };
 
+struct untrack_args {
+	__u64 device;
+	__u64 inode;
+	__u64 generation;
+};
+
 struct settle_args {
 	__u64 device;
 	__u64 inode;
+	__u64 generation;
 	__s64 size;
 	__s64 allocated;
 	__u64 disk_events;

@@ -156,6 +156,7 @@ const struct executable_record *executable_record_type __attribute__((unused));
 const struct covered_record *covered_record_type __attribute__((unused));
 const struct track_args *track_args_type __attribute__((unused));
 const struct settle_args *settle_args_type __attribute__((unused));
+const struct untrack_args *untrack_args_type __attribute__((unused));
 const struct turn_args *turn_args_type __attribute__((unused));
 
 static __always_inline bool device_watched(__u32 device)

@@ -120,7 +120,7 @@ static __always_inline void new_entry(struct file_entry *entry, struct file_entr
 {
 	__builtin_memset(entry, 0, sizeof(*entry));
 	/* Inode numbers are reused; the time at which one joins tells its lives apart. */
-	entry->generation = bpf_ktime_get_ns();
+	entry->generation = bpf_ktime_get_ns() | BORN;
 	if (parent) {
 		entry->layer = parent->layer;
 		entry->disk_method = parent->disk_method;

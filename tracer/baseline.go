@@ -269,14 +269,22 @@ const (
 // lstat and hands the answer to Settle; of a directory before its entries are
 // read. mode needs the type bits only.
 //
-// known means that the page exists: opened by an earlier Track (Generation is 0,
-// as for a hard link's second name) or by the kernel side because the inode was
-// created meanwhile; then it is no part of the baseline.
+// known means that the page exists: opened by an earlier Track (as for a hard link's
+// second name) or by the kernel side because the inode was born meanwhile; then it
+// is no part of the baseline.
+//
+// The caller should keep the inode open (O_PATH will do): otherwise it may be gone
+// by now, and the page waits for whoever gets the number next. If it turns out to
+// have been without a name, Untrack gives the page up.
 func (t *Tracer) Track(id event.LayerID, device, inode uint64, mode uint32) (file event.FileID, known bool, err error) {
 	t.mu.Lock()
 	layer := t.known[id]
 	t.mu.Unlock()
-	args := ledgerTrackArgs{Device: device, Inode: inode, Layer: uint64(id), Mode: uint64(mode), DiskMethod: layer.diskMethod}
+	file = event.FileID{Inode: inode, Generation: t.tracked.Add(1)}
+	args := ledgerTrackArgs{
+		Device: device, Inode: inode, Generation: file.Generation,
+		Layer: uint64(id), Mode: uint64(mode), DiskMethod: layer.diskMethod,
+	}
 	if layer.plain {
 		args.Plain = 1
 	}
@@ -286,7 +294,7 @@ func (t *Tracer) Track(id event.LayerID, device, inode uint64, mode uint32) (fil
 	}
 	switch answer {
 	case trackNew:
-		return event.FileID{Inode: inode}, false, nil
+		return file, false, nil
 	case trackKnown:
 		entry, ok, err := t.Entry(device, inode)
 		if err != nil {
@@ -301,13 +309,20 @@ func (t *Tracer) Track(id event.LayerID, device, inode uint64, mode uint32) (fil
 	}
 }
 
+// Untrack takes a Track back whose inode had no name any more when it was tracked, and
+// what was booked on it since. The caller still has it open, and no link left
+// (st_nlink 0). If the inode lost its last name later, nothing changes.
+func (t *Tracer) Untrack(device uint64, file event.FileID) error {
+	args := ledgerUntrackArgs{Device: device, Inode: file.Inode, Generation: file.Generation}
+	if _, err := t.untrack.Run(&ebpf.RunOptions{Context: bytesOf(&args)}); err != nil {
+		return fmt.Errorf("giving up inode %d: %w", file.Inode, err)
+	}
+	return nil
+}
+
 // Settled is Settle's answer.
 type Settled struct {
-	// File tells which life of the inode was looked at. With a Generation it came to
-	// life after counting began and is no part of the baseline: the one that was
-	// tracked is gone.
-	File event.FileID
-	// Size and Disk, in bytes, count as its baseline.
+	// Size and Disk, in bytes, count as the file's baseline.
 	Size, Disk int64
 	// Again: something happened to the file since it was tracked. Look at it and
 	// settle once more.
@@ -319,36 +334,38 @@ type Settled struct {
 // Settle closes a Track with what lstat said since (bytes; allocated is
 // st_blocks*512) and tells what counts as the file's baseline. Of an inode that was
 // settled before it tells that baseline again.
-func (t *Tracer) Settle(_ event.LayerID, device, inode uint64, size, allocated int64) (Settled, error) {
-	key := ledgerFileKey{Inode: inode, Device: uint32(device)}
+func (t *Tracer) Settle(device uint64, file event.FileID, size, allocated int64) (Settled, error) {
+	key := ledgerFileKey{Inode: file.Inode, Device: uint32(device)}
 	t.mu.Lock()
 	seen, restless := t.restless[key]
 	delete(t.restless, key)
 	t.mu.Unlock()
 
-	args := ledgerSettleArgs{Device: device, Inode: inode, Size: size, Allocated: allocated}
-	if restless {
+	args := ledgerSettleArgs{
+		Device: device, Inode: file.Inode, Generation: file.Generation, Size: size, Allocated: allocated,
+	}
+	if restless && seen.Generation == file.Generation {
 		args.DiskEvents, args.Disk = seen.DiskEvents, seen.Disk
 	}
 	answer, err := t.settle.Run(&ebpf.RunOptions{Context: bytesOf(&args)})
 	if err != nil {
-		return Settled{}, fmt.Errorf("settling inode %d: %w", inode, err)
+		return Settled{}, fmt.Errorf("settling inode %d: %w", file.Inode, err)
 	}
 	switch answer {
-	case settleDone: // and so it was tracked: what comes to life is born settled
-		return Settled{File: event.FileID{Inode: inode}, Size: size, Disk: allocated - args.Disk}, nil
+	case settleDone:
+		return Settled{Size: size, Disk: allocated - args.Disk}, nil
 	case settleGone:
 		return Settled{Gone: true}, nil
 	}
 
 	var entry ledgerFileEntry
-	if err := t.lookup(&key, &entry); errors.Is(err, ebpf.ErrKeyNotExist) {
+	if err := t.lookup(&key, &entry); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return Settled{}, fmt.Errorf("looking up inode %d: %w", file.Inode, err)
+	} else if err != nil || entry.Generation != file.Generation {
 		return Settled{Gone: true}, nil
-	} else if err != nil {
-		return Settled{}, fmt.Errorf("looking up inode %d: %w", inode, err)
 	}
 	if answer == settleTaken {
-		return Settled{File: event.FileID{Inode: inode, Generation: entry.Generation}, Size: entry.BaseSize, Disk: entry.BaseDisk}, nil
+		return Settled{Size: entry.BaseSize, Disk: entry.BaseDisk}, nil
 	}
 	t.mu.Lock()
 	t.restless[key] = entry

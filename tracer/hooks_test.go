@@ -323,6 +323,9 @@ func (o *overlay) command(dir, line, hook string) {
 // error is how far books and disk are apart.
 func (o *overlay) error() [2]int64 {
 	size, disk := o.measure()
+	if !o.seesDisk() {
+		return [2]int64{o.baseSize + o.size - size, 0}
+	}
 	return [2]int64{o.baseSize + o.size - size, o.baseDisk + o.disk - disk}
 }
 

@@ -3,6 +3,8 @@ package tracer
 import (
 	"errors"
 	"os"
+	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -137,4 +139,79 @@ func TestTurn(t *testing.T) {
 	if dir, _, _ = o.tracer.Entry(o.device, o.rootInode); dir.Size != 0 {
 		t.Errorf("a directory has a size: %d", dir.Size)
 	}
+}
+
+// TestUntrack: an inode that had no name left when it was tracked is none of the layer,
+// whatever is done to it by who holds it open, before it is given up and after.
+func TestUntrack(t *testing.T) {
+	o := newOverlay(t, nil)
+	held, err := os.OpenFile(o.merged+"/f", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var closing sync.Once
+	closeHeld := func() { closing.Do(func() { held.Close() }) }
+	defer closeHeld()
+	write := func(content string) {
+		if _, err := held.WriteString(content); err != nil {
+			t.Fatal(err)
+		}
+		if err := held.Sync(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("known before")
+	// As after a scan that has found the name, and before it tells the kernel side.
+	var st unix.Stat_t
+	if err := unix.Lstat(o.upper+"/f", &st); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(o.merged + "/f"); err != nil {
+		t.Fatal(err)
+	}
+	o.restart(Config{})
+	before := len(o.deltas)
+	file, known, err := o.tracer.Track(testLayer, o.device, st.Ino, st.Mode)
+	if err != nil || known || file.Born() {
+		t.Fatalf("tracking: %+v, %v, %v", file, known, err)
+	}
+	write("while it is tracked")
+	write(strings.Repeat("and more", 5000))
+	o.collect()
+	if len(o.deltas) == before {
+		t.Error("nothing was booked while it was tracked")
+	}
+	if err := o.tracer.Untrack(o.device, file); err != nil {
+		t.Fatal(err)
+	}
+	o.check("after it was given up")
+	before = len(o.deltas)
+	write(strings.Repeat("and after that", 1000))
+	o.check("what was done to it later")
+	for _, d := range o.deltas[before:] {
+		t.Errorf("booked later: %+v", d)
+	}
+	closeHeld()
+	o.check("after it was freed")
+	if entry, known, err := o.tracer.Entry(o.device, st.Ino); err != nil || known {
+		t.Errorf("a page after the inode was freed: %+v, %v, %v", entry, known, err)
+	}
+	if held := o.collect().Layers[0].OpenDeleted; held != 0 {
+		t.Errorf("%d bytes of deleted files, want 0", held)
+	}
+
+	// In the layer, a Track is not taken back.
+	o.sh("echo more > g")
+	o.check("a file that was born")
+	if err := unix.Lstat(o.upper+"/g", &st); err != nil {
+		t.Fatal(err)
+	}
+	if file, known, err = o.tracer.Track(testLayer, o.device, st.Ino, st.Mode); err != nil || !known || !file.Born() {
+		t.Fatalf("tracking a file that was born: %+v, %v, %v", file, known, err)
+	}
+	if err := o.tracer.Untrack(o.device, file); err != nil {
+		t.Fatal(err)
+	}
+	o.sh("echo more >> g")
+	o.check("a file that was not given up")
 }

@@ -191,6 +191,7 @@ type ledgerSettleArgs struct {
 	_          structs.HostLayout
 	Device     uint64
 	Inode      uint64
+	Generation uint64
 	Size       int64
 	Allocated  int64
 	DiskEvents uint64
@@ -201,6 +202,7 @@ type ledgerTrackArgs struct {
 	_          structs.HostLayout
 	Device     uint64
 	Inode      uint64
+	Generation uint64
 	Layer      uint64
 	Mode       uint64
 	DiskMethod uint64
@@ -215,6 +217,13 @@ type ledgerTurnArgs struct {
 	Events     uint64
 	Size       int64
 	Allocated  int64
+}
+
+type ledgerUntrackArgs struct {
+	_          structs.HostLayout
+	Device     uint64
+	Inode      uint64
+	Generation uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -394,6 +403,7 @@ const (
 	ledgerProgTurn                           = "turn"
 	ledgerProgUnmountEntry                   = "unmount_entry"
 	ledgerProgUnmountEntryKprobe             = "unmount_entry_kprobe"
+	ledgerProgUntrack                        = "untrack"
 	ledgerProgWhiteoutEntry                  = "whiteout_entry"
 	ledgerProgWhiteoutEntryKprobe            = "whiteout_entry_kprobe"
 	ledgerProgWritepagesEntry                = "writepages_entry"
@@ -424,6 +434,7 @@ const (
 	ledgerVarTmpfileOfFile                   = "tmpfile_of_file"
 	ledgerVarTrackArgsType                   = "track_args_type"
 	ledgerVarTurnArgsType                    = "turn_args_type"
+	ledgerVarUntrackArgsType                 = "untrack_args_type"
 	ledgerVarWatchedDevice                   = "watched_device"
 	ledgerVarWritingBack                     = "writing_back"
 )
@@ -623,6 +634,7 @@ type ledgerProgramSpecs struct {
 	Turn                           *ebpf.ProgramSpec `ebpf:"turn"`
 	UnmountEntry                   *ebpf.ProgramSpec `ebpf:"unmount_entry"`
 	UnmountEntryKprobe             *ebpf.ProgramSpec `ebpf:"unmount_entry_kprobe"`
+	Untrack                        *ebpf.ProgramSpec `ebpf:"untrack"`
 	WhiteoutEntry                  *ebpf.ProgramSpec `ebpf:"whiteout_entry"`
 	WhiteoutEntryKprobe            *ebpf.ProgramSpec `ebpf:"whiteout_entry_kprobe"`
 	WritepagesEntry                *ebpf.ProgramSpec `ebpf:"writepages_entry"`
@@ -685,6 +697,7 @@ type ledgerVariableSpecs struct {
 	TmpfileOfFile        *ebpf.VariableSpec `ebpf:"tmpfile_of_file"`
 	TrackArgsType        *ebpf.VariableSpec `ebpf:"track_args_type"`
 	TurnArgsType         *ebpf.VariableSpec `ebpf:"turn_args_type"`
+	UntrackArgsType      *ebpf.VariableSpec `ebpf:"untrack_args_type"`
 	WatchedDevice        *ebpf.VariableSpec `ebpf:"watched_device"`
 	WritingBack          *ebpf.VariableSpec `ebpf:"writing_back"`
 }
@@ -781,6 +794,7 @@ type ledgerVariables struct {
 	TmpfileOfFile        *ebpf.Variable `ebpf:"tmpfile_of_file"`
 	TrackArgsType        *ebpf.Variable `ebpf:"track_args_type"`
 	TurnArgsType         *ebpf.Variable `ebpf:"turn_args_type"`
+	UntrackArgsType      *ebpf.Variable `ebpf:"untrack_args_type"`
 	WatchedDevice        *ebpf.Variable `ebpf:"watched_device"`
 	WritingBack          *ebpf.Variable `ebpf:"writing_back"`
 }
@@ -942,6 +956,7 @@ type ledgerPrograms struct {
 	Turn                           *ebpf.Program `ebpf:"turn"`
 	UnmountEntry                   *ebpf.Program `ebpf:"unmount_entry"`
 	UnmountEntryKprobe             *ebpf.Program `ebpf:"unmount_entry_kprobe"`
+	Untrack                        *ebpf.Program `ebpf:"untrack"`
 	WhiteoutEntry                  *ebpf.Program `ebpf:"whiteout_entry"`
 	WhiteoutEntryKprobe            *ebpf.Program `ebpf:"whiteout_entry_kprobe"`
 	WritepagesEntry                *ebpf.Program `ebpf:"writepages_entry"`
@@ -1108,6 +1123,7 @@ func (p *ledgerPrograms) Close() error {
 		p.Turn,
 		p.UnmountEntry,
 		p.UnmountEntryKprobe,
+		p.Untrack,
 		p.WhiteoutEntry,
 		p.WhiteoutEntryKprobe,
 		p.WritepagesEntry,

@@ -189,6 +189,7 @@ const (
 	ledgerOldProgTurn                           = "turn"
 	ledgerOldProgUnmountEntry                   = "unmount_entry"
 	ledgerOldProgUnmountEntryKprobe             = "unmount_entry_kprobe"
+	ledgerOldProgUntrack                        = "untrack"
 	ledgerOldProgWhiteoutEntry                  = "whiteout_entry"
 	ledgerOldProgWhiteoutEntryKprobe            = "whiteout_entry_kprobe"
 	ledgerOldProgWritepagesEntry                = "writepages_entry"
@@ -219,6 +220,7 @@ const (
 	ledgerOldVarTmpfileOfFile                   = "tmpfile_of_file"
 	ledgerOldVarTrackArgsType                   = "track_args_type"
 	ledgerOldVarTurnArgsType                    = "turn_args_type"
+	ledgerOldVarUntrackArgsType                 = "untrack_args_type"
 	ledgerOldVarWatchedDevice                   = "watched_device"
 	ledgerOldVarWritingBack                     = "writing_back"
 )
@@ -418,6 +420,7 @@ type ledgerOldProgramSpecs struct {
 	Turn                           *ebpf.ProgramSpec `ebpf:"turn"`
 	UnmountEntry                   *ebpf.ProgramSpec `ebpf:"unmount_entry"`
 	UnmountEntryKprobe             *ebpf.ProgramSpec `ebpf:"unmount_entry_kprobe"`
+	Untrack                        *ebpf.ProgramSpec `ebpf:"untrack"`
 	WhiteoutEntry                  *ebpf.ProgramSpec `ebpf:"whiteout_entry"`
 	WhiteoutEntryKprobe            *ebpf.ProgramSpec `ebpf:"whiteout_entry_kprobe"`
 	WritepagesEntry                *ebpf.ProgramSpec `ebpf:"writepages_entry"`
@@ -480,6 +483,7 @@ type ledgerOldVariableSpecs struct {
 	TmpfileOfFile        *ebpf.VariableSpec `ebpf:"tmpfile_of_file"`
 	TrackArgsType        *ebpf.VariableSpec `ebpf:"track_args_type"`
 	TurnArgsType         *ebpf.VariableSpec `ebpf:"turn_args_type"`
+	UntrackArgsType      *ebpf.VariableSpec `ebpf:"untrack_args_type"`
 	WatchedDevice        *ebpf.VariableSpec `ebpf:"watched_device"`
 	WritingBack          *ebpf.VariableSpec `ebpf:"writing_back"`
 }
@@ -576,6 +580,7 @@ type ledgerOldVariables struct {
 	TmpfileOfFile        *ebpf.Variable `ebpf:"tmpfile_of_file"`
 	TrackArgsType        *ebpf.Variable `ebpf:"track_args_type"`
 	TurnArgsType         *ebpf.Variable `ebpf:"turn_args_type"`
+	UntrackArgsType      *ebpf.Variable `ebpf:"untrack_args_type"`
 	WatchedDevice        *ebpf.Variable `ebpf:"watched_device"`
 	WritingBack          *ebpf.Variable `ebpf:"writing_back"`
 }
@@ -737,6 +742,7 @@ type ledgerOldPrograms struct {
 	Turn                           *ebpf.Program `ebpf:"turn"`
 	UnmountEntry                   *ebpf.Program `ebpf:"unmount_entry"`
 	UnmountEntryKprobe             *ebpf.Program `ebpf:"unmount_entry_kprobe"`
+	Untrack                        *ebpf.Program `ebpf:"untrack"`
 	WhiteoutEntry                  *ebpf.Program `ebpf:"whiteout_entry"`
 	WhiteoutEntryKprobe            *ebpf.Program `ebpf:"whiteout_entry_kprobe"`
 	WritepagesEntry                *ebpf.Program `ebpf:"writepages_entry"`
@@ -903,6 +909,7 @@ func (p *ledgerOldPrograms) Close() error {
 		p.Turn,
 		p.UnmountEntry,
 		p.UnmountEntryKprobe,
+		p.Untrack,
 		p.WhiteoutEntry,
 		p.WhiteoutEntryKprobe,
 		p.WritepagesEntry,

@@ -74,7 +74,9 @@ type Tracer struct {
 	cgroupsChanged        uint64
 	slot                  sync.Mutex // guards active and what is in the slot
 	active                int        // which table is in the slot; the other is ours
-	track, settle, turn   *ebpf.Program
+	track, untrack        *ebpf.Program
+	settle, turn          *ebpf.Program
+	tracked               atomic.Uint64 // how often Track was called: generations
 	reader                *ringbuf.Reader
 	readerDone, flushed   chan struct{}
 	activity              chan struct{}
@@ -173,7 +175,7 @@ func New(cfg Config) (_ *Tracer, err error) {
 func (t *Tracer) load(cache *btf.Cache, functions *kernelFunctions, wanted []attachment) (err error) {
 	t.old = errors.Is(features.HaveProgramHelper(ebpf.Kprobe, asm.FnForEachMapElem), ebpf.ErrNotSupported)
 	now := slices.DeleteFunc(slices.Clone(wanted), func(a attachment) bool { return a.later != "" })
-	if t.coll, err = t.collection(cache, functions, now, "track", "settle", "turn"); err != nil {
+	if t.coll, err = t.collection(cache, functions, now, "track", "untrack", "settle", "turn"); err != nil {
 		return err
 	}
 	t.files, t.layers, t.losses = t.coll.Maps["files"], t.coll.Maps["layers"], t.coll.Maps["losses"]
@@ -182,7 +184,8 @@ func (t *Tracer) load(cache *btf.Cache, functions *kernelFunctions, wanted []att
 	}
 	t.counters = t.coll.Maps["counters"]
 	t.tables = [2]*ebpf.Map{t.coll.Maps["counters_a"], t.coll.Maps["counters_b"]}
-	t.track, t.settle, t.turn = t.coll.Programs["track"], t.coll.Programs["settle"], t.coll.Programs["turn"]
+	t.track, t.untrack = t.coll.Programs["track"], t.coll.Programs["untrack"]
+	t.settle, t.turn = t.coll.Programs["settle"], t.coll.Programs["turn"]
 	return nil
 }
 

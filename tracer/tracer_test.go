@@ -198,14 +198,14 @@ func (o *overlay) scan() {
 			return err
 		}
 		file, known, err := o.tracer.Track(testLayer, o.device, st.Ino, st.Mode)
-		if err != nil || file.Generation != 0 || known && st.Ino != o.rootInode {
+		if err != nil || file.Born() || known && st.Ino != o.rootInode {
 			return err
 		}
 		for {
 			if err := unix.Lstat(path, &st); err != nil {
 				return err
 			}
-			is, err := o.tracer.Settle(testLayer, o.device, st.Ino, st.Size, st.Blocks*512)
+			is, err := o.tracer.Settle(o.device, file, st.Size, st.Blocks*512)
 			if err != nil {
 				return err
 			}
@@ -275,6 +275,14 @@ func (o *overlay) collect() *event.Batch {
 	return batch
 }
 
+// seesDisk tells whether the tracer can, which says so if not: before 5.11 the modules
+// of xfs and btrfs have no BTF, and their allocations are left to the audit.
+func (o *overlay) seesDisk() bool {
+	return !slices.ContainsFunc(o.tracer.Coverage(), func(reason string) bool {
+		return strings.HasPrefix(reason, "allocated bytes on "+o.fileSystem)
+	})
+}
+
 // check demands that what was booked is what the disk says.
 func (o *overlay) check(what string) {
 	o.t.Helper()
@@ -283,7 +291,7 @@ func (o *overlay) check(what string) {
 	if got := o.baseSize + o.size; got != size {
 		o.t.Errorf("%s: size: booked %d, on disk %d (%+d)", what, got, size, got-size)
 	}
-	if got := o.baseDisk + o.disk; got != disk {
+	if got := o.baseDisk + o.disk; got != disk && o.seesDisk() {
 		o.t.Errorf("%s: disk: booked %d, on disk %d (%+d)", what, got, disk, got-disk)
 	}
 	if o.t.Failed() {

@@ -76,9 +76,9 @@ type Config struct {
 // Baseline describes one name of one inode that the baseline scan found.
 type Baseline struct {
 	// File and Parent identify the inode and the directory that names it, with
-	// the generations that the kernel side gave them, 0 for what was there before
-	// counting began: File has none. The layer's root directory, without which no path
-	// is complete, has the zero Parent and an empty Name.
+	// the generations that the kernel side gave them; File is none that was born
+	// since counting began. The layer's root directory, without which no path is
+	// complete, has the zero Parent and an empty Name.
 	File, Parent event.FileID
 	Name         string // one path component, raw bytes
 	// Mode is st_mode, type bits included.

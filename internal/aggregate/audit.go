@@ -14,13 +14,10 @@ func (l *layer) lifeOf(f event.FileID) nodeID {
 	if f.Inode == 0 {
 		return 0
 	}
-	if id := l.tree.find(f); id != 0 && (f.Generation != 0 || !l.tree.at(id).is(flagGone)) {
-		return id
-	}
 	if f.Generation == 0 {
 		return l.tree.current(f.Inode)
 	}
-	return 0
+	return l.tree.find(f)
 }
 
 // Compare holds a complete walk of the layer against the books and returns what

@@ -18,7 +18,7 @@ const (
 var (
 	boot = time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
 	api  = record.Container{ID: strings.Repeat("a", 64), Name: "my-api", Image: "my-api:1", Runtime: "docker"}
-	root = event.FileID{Inode: 2}
+	root = old(2)
 )
 
 // host is the world outside of the aggregator: cgroup 7 is my-api's, every pid
@@ -45,10 +45,10 @@ func (host) Classify(_ event.LayerID, _ uint64, path string) record.Storage {
 
 func at(seconds int) time.Time { return boot.Add(time.Duration(seconds) * time.Second) }
 
-func old(inode uint64) event.FileID { return event.FileID{Inode: inode} }
+func old(inode uint64) event.FileID { return event.FileID{Inode: inode, Generation: 1} }
 
 func fresh(inode, generation uint64) event.FileID {
-	return event.FileID{Inode: inode, Generation: generation}
+	return event.FileID{Inode: inode, Generation: event.Born | generation}
 }
 
 func process(pid uint32) event.ProcessID { return event.ProcessID{PID: pid, Start: uint64(pid) * 1000} }

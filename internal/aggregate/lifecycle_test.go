@@ -99,7 +99,7 @@ func TestInodeUsedAgainAfterAStop(t *testing.T) {
 		`node/5 "/b" added 7/512 grew 7/512 create`, `layer 107/8704 base 100/8192 grew 7/512 files 1`)
 	diffs := a.Compare(1, []Found{
 		{File: root, Path: "/", Dir: true, Disk: 4096},
-		{File: old(11), Path: "/b", Size: 7, Disk: 512},
+		{File: event.FileID{Inode: 11}, Path: "/b", Size: 7, Disk: 512},
 	})
 	if want := []Diff{{Size: -100, Disk: -4096}}; !slices.Equal(diffs, want) {
 		t.Errorf("diffs\n%+v, want\n%+v", diffs, want)

@@ -135,12 +135,12 @@ func (l *layer) seedDone() {
 	}
 	l.nameVanished()
 	l.tree.each(func(_ nodeID, n *node) {
-		if n.gen == 0 && !n.linked() && !n.is(flagSeeded) {
+		if !n.born() && !n.linked() && !n.is(flagSeeded) {
 			l.rebase(n, 0, 0)
 		}
 	})
 	for _, g := range l.graveyard {
-		if n := l.tree.at(g.id); n.gen == 0 && g.batch < l.batches {
+		if n := l.tree.at(g.id); !n.born() && g.batch < l.batches {
 			l.rebase(n, 0, 0)
 		}
 	}

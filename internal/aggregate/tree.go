@@ -97,6 +97,7 @@ type node struct {
 
 func (n *node) is(f nodeFlags) bool { return n.flags&f != 0 }
 func (n *node) dir() bool           { return n.origin == originDirectory }
+func (n *node) born() bool          { return n.gen&event.Born != 0 }
 
 // linked reports whether the inode has a name that is known.
 func (n *node) linked() bool { return n.flags&(flagNamed|flagDeleted) == flagNamed }

@@ -169,7 +169,7 @@ func TestWhiteoutReplaced(t *testing.T) {
 		Files: []event.FileEvent{
 			fileEvent(event.FileWhiteout, event.FileID{}, root, "again", 5),
 			fileEvent(event.FileWhiteout, event.FileID{}, root, "stays", 5),
-			fileEvent(event.FileCreated, event.FileID{Inode: 20, Generation: 1}, root, "again", 5),
+			fileEvent(event.FileCreated, fresh(20, 1), root, "again", 5),
 		},
 	})
 	got := a.Flush(at(2))
@@ -363,7 +363,7 @@ func TestEndUnderAnotherName(t *testing.T) {
 	a.Flush(at(1))
 	var b event.Batch
 	for _, f := range []event.FileID{fresh(21, 1), old(11), fresh(22, 2), fresh(23, 3)} {
-		if f.Generation > 1 {
+		if f.Generation&^event.Born > 1 {
 			b.Files = append(b.Files, fileEvent(event.FileCreated, f, root, "temp", 5))
 			b.Deltas = append(b.Deltas, delta(f, 5, 9, 0, event.CauseCreate), delta(f, 5, -9, 0, event.CauseDelete))
 		}

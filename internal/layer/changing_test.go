@@ -90,6 +90,43 @@ func TestReplaced(t *testing.T) {
 	})
 }
 
+// What was entered is held, so that its number is nobody else's until it was looked at,
+// and the visitor is told if it has no name left.
+func TestNameless(t *testing.T) {
+	for name, lose := range map[string]func(*tree){
+		"file gone":       func(tr *tree) { tr.must(os.Remove(tr.path("a"))) },
+		"file replaced":   func(tr *tree) { tr.must(os.Rename(tr.path("z"), tr.path("a"))) },
+		"another follows": func(tr *tree) { tr.must(os.Remove(tr.path("a"))); tr.write("a", 5) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			tr := newTree(t)
+			tr.write("a", 1)
+			tr.write("z", 1)
+			var r recorder
+			var entered uint64
+			r.enter = func(_ uint64, name string, inode uint64, _ uint32) error {
+				if name == "a" && entered == 0 {
+					entered = inode
+					lose(tr)
+					for i := range 100 {
+						tr.write(fmt.Sprint("new", i), 1)
+						var st unix.Stat_t
+						tr.must(unix.Lstat(tr.path(fmt.Sprint("new", i)), &st))
+						if st.Ino == inode {
+							t.Errorf("inode %d is another file's", inode)
+						}
+					}
+				}
+				return nil
+			}
+			tr.must(Walk(t.Context(), tr.root, &r))
+			if r.calls[2] != "enter a" || r.calls[3] != "nameless" {
+				t.Errorf("calls %q", r.calls)
+			}
+		})
+	}
+}
+
 func TestVanished(t *testing.T) {
 	tr := newTree(t)
 	for _, d := range []string{"a", "b", "c"} {

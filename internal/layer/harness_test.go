@@ -53,6 +53,11 @@ func (r *recorder) Enter(parent uint64, name string, inode uint64, mode uint32) 
 	return nil
 }
 
+func (r *recorder) Nameless() error {
+	r.calls = append(r.calls, "nameless")
+	return nil
+}
+
 func (r *recorder) Visit(e *Entry) error {
 	r.calls = append(r.calls, "visit "+e.Path)
 	if r.entries == nil {

@@ -17,20 +17,25 @@ var SkipDir = fs.SkipDir
 // Visitor sees every name of a tree. An error other than SkipDir ends the walk
 // and is returned by Walk as it is.
 type Visitor interface {
-	// Enter is called before the entry is looked at with lstat, and for a
-	// directory before its entries are read. parent is the inode number of its
-	// directory, mode the type bits (unix.S_IFMT) as the directory entry has
-	// them, 0 if the file system does not keep them there. The root has parent 0
-	// and an empty name.
-	//
-	// What was entered may be gone before Visit is called for it. If the name
-	// turns out to stand for another inode by then, Enter is called again
-	// with that one.
-	Enter(parent uint64, name string, inode uint64, mode uint32) error
 	// Visit is called with the result of lstat. e is valid until Visit returns.
 	// It is called once more for a name that another directory took over before
 	// its entries could be read.
 	Visit(e *Entry) error
+}
+
+// Enterer is a Visitor that has something to do with an inode before it is looked
+// at. The inode is held until Visit returns, so that nobody else gets its number.
+type Enterer interface {
+	Visitor
+	// Enter is called before lstat, and for a directory before its entries are
+	// read. parent is the inode number of its directory, mode the type bits
+	// (unix.S_IFMT). The root has parent 0 and an empty name.
+	//
+	// If the name stands for another inode by the time of lstat, Enter is called
+	// again, with that one.
+	Enter(parent uint64, name string, inode uint64, mode uint32) error
+	// Nameless is called instead of Visit if the inode has no name at all by then.
+	Nameless() error
 }
 
 // Entry is a name in a tree and its inode. Sizes are bytes.

@@ -68,8 +68,6 @@ func Measure(ctx context.Context, root string) (Totals, error) {
 
 type tallyVisitor struct{ Tally }
 
-func (*tallyVisitor) Enter(uint64, string, uint64, uint32) error { return nil }
-
 func (t *tallyVisitor) Visit(e *Entry) error {
 	t.Add(e)
 	return nil

@@ -2,9 +2,7 @@ package layer
 
 import (
 	"bytes"
-	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -38,12 +36,14 @@ const (
 // read, named with their path.
 func Walk(ctx context.Context, root string, v Visitor) error {
 	w := walker{visitor: v, attributes: true}
+	w.enterer, _ = v.(Enterer)
 	return w.walk(ctx, root)
 }
 
 type walker struct {
 	visitor    Visitor
-	attributes bool // look for overlayfs's extended attributes
+	enterer    Enterer // the same; nil if it is none
+	attributes bool    // look for overlayfs's extended attributes
 
 	stack   []frame
 	path    []byte // of the innermost frame, relative to the root; empty at the root
@@ -62,7 +62,7 @@ type frame struct {
 	fd         int // -1 while given up
 	dev, inode uint64
 	pathLen    int // of its path
-	entries    []dirEntry
+	entries    []string
 	next       int
 }
 
@@ -132,9 +132,9 @@ func (w *walker) walkHere(ctx context.Context, root string) (err error) {
 				return err
 			}
 		}
-		d := &top.entries[top.next]
+		name := top.entries[top.next]
 		top.next++
-		if err := w.visit(d); err != nil {
+		if err := w.visit(name); err != nil {
 			return err
 		}
 	}
@@ -148,11 +148,13 @@ func (w *walker) visitRoot(path string) error {
 	if err != nil {
 		return fmt.Errorf("looking at %q: %w", path, err)
 	}
-	if err := w.visitor.Enter(0, "", st.Ino, st.Mode&unix.S_IFMT); err != nil {
-		return err
-	}
-	if st, err = statAt(root.fd, ""); err != nil {
-		return fmt.Errorf("looking at %q: %w", path, err)
+	if w.enterer != nil {
+		if err := w.enterer.Enter(0, "", st.Ino, st.Mode&unix.S_IFMT); err != nil {
+			return err
+		}
+		if st, err = statAt(root.fd, ""); err != nil {
+			return fmt.Errorf("looking at %q: %w", path, err)
+		}
 	}
 	root.dev, root.inode = st.Dev, st.Ino
 	w.entry = Entry{Path: ".", dirFD: root.fd}
@@ -170,73 +172,99 @@ func (w *walker) visitRoot(path string) error {
 	return nil
 }
 
-// visit visits an entry of the innermost frame and, if it is a directory, makes
-// it the innermost frame.
-func (w *walker) visit(d *dirEntry) error {
+// visit visits a name of the innermost frame and, if it is a directory's, makes that
+// the innermost frame.
+func (w *walker) visit(name string) error {
 	dir := &w.stack[len(w.stack)-1]
 	w.path = w.path[:dir.pathLen]
 	if len(w.path) > 0 {
 		w.path = append(w.path, '/')
 	}
-	w.path = append(w.path, d.name...)
-
-	w.entry = Entry{Path: string(w.path), Name: d.name, Parent: dir.inode, dirFD: dir.fd}
-	inode, mode := d.inode, d.mode
-	if w.attributes {
-		// Reading a large directory takes long enough for what is in it to be deleted: a
-		// visitor that enters the number then meets another file under it.
-		st, err := statAt(dir.fd, d.name)
-		if errors.Is(err, unix.ENOENT) {
-			return nil
-		}
-		if err == nil {
-			inode, mode = st.Ino, st.Mode&unix.S_IFMT
-		}
-	}
+	w.path = append(w.path, name...)
 	for range maxReplaced {
-		if err := w.visitor.Enter(dir.inode, d.name, inode, mode); err != nil {
-			return err
-		}
-		st, err := statAt(dir.fd, d.name)
-		if errors.Is(err, unix.ENOENT) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("looking at %q: %w", w.path, err)
-		}
-		if st.Ino != inode || st.Mode&unix.S_IFMT != mode && mode != 0 {
-			// Replaced since the directory was read, or a mount point, of which
-			// the directory shows the inode beneath the mount.
-			inode, mode = st.Ino, st.Mode&unix.S_IFMT
+		switch seen, err := w.look(dir, name); {
+		case seen == replaced && err == nil:
 			continue
-		}
-		w.entry.set(&st)
-		if w.attributes && !w.entry.Whiteout {
-			w.readAttributes()
-		}
-		switch err := w.visitor.Visit(&w.entry); {
 		case errors.Is(err, SkipDir) && w.entry.Dir():
 			return nil
 		case err != nil:
 			return err
-		}
-		if !w.entry.Dir() {
+		case seen == vanished || !w.entry.Dir():
 			return nil
 		}
-		same, err := w.descend(d.name)
+		// Not if somebody put another directory, or a file, in its place.
+		same, err := w.descend(name)
 		if err != nil || same {
 			return err
 		}
-		// Somebody put another directory (or file) in its place, which has not
-		// been visited yet.
-		if st, err = statAt(dir.fd, d.name); errors.Is(err, unix.ENOENT) {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("looking at %q: %w", w.path, err)
-		}
-		inode, mode = st.Ino, st.Mode&unix.S_IFMT
 	}
 	return fmt.Errorf("looking at %q: it was replaced %d times meanwhile", w.path, maxReplaced)
+}
+
+// sight is what became of a name.
+type sight int
+
+const (
+	visited sight = iota
+	vanished
+	replaced // it stands for another inode than a moment ago
+)
+
+// look visits what a name stands for now.
+func (w *walker) look(dir *frame, name string) (sight, error) {
+	if w.enterer != nil {
+		fd, st, err := hold(dir.fd, name)
+		if errors.Is(err, unix.ENOENT) {
+			return vanished, nil
+		}
+		if err != nil {
+			return vanished, fmt.Errorf("looking at %q: %w", w.path, err)
+		}
+		defer unix.Close(fd)
+		if err := w.enterer.Enter(dir.inode, name, st.Ino, st.Mode&unix.S_IFMT); err != nil {
+			return vanished, err
+		}
+		switch now, err := statAt(dir.fd, name); {
+		case err == nil && now.Ino == st.Ino && now.Dev == st.Dev:
+			return visited, w.show(dir, name, &now)
+		case err == nil:
+			return replaced, w.lost(fd)
+		case errors.Is(err, unix.ENOENT):
+			return vanished, w.lost(fd)
+		default:
+			return vanished, fmt.Errorf("looking at %q: %w", w.path, err)
+		}
+	}
+	st, err := statAt(dir.fd, name)
+	if errors.Is(err, unix.ENOENT) {
+		return vanished, nil
+	}
+	if err != nil {
+		return vanished, fmt.Errorf("looking at %q: %w", w.path, err)
+	}
+	return visited, w.show(dir, name, &st)
+}
+
+// lost tells the visitor if what was entered has no name left.
+func (w *walker) lost(fd int) error {
+	st, err := statAt(fd, "")
+	if err != nil {
+		return fmt.Errorf("looking at what was %q: %w", w.path, err)
+	}
+	if st.Nlink > 0 {
+		return nil
+	}
+	return w.enterer.Nameless()
+}
+
+// show has the visitor visit what lstat has seen.
+func (w *walker) show(dir *frame, name string, st *unix.Stat_t) error {
+	w.entry = Entry{Path: string(w.path), Name: name, Parent: dir.inode, dirFD: dir.fd}
+	w.entry.set(st)
+	if w.attributes && !w.entry.Whiteout {
+		w.readAttributes()
+	}
+	return w.visitor.Visit(&w.entry)
 }
 
 // descend opens the directory that was just visited and reads its entries. It
@@ -424,17 +452,24 @@ func openDir(dirFD int, name string) (int, error) {
 	return fd, err
 }
 
-// dirEntry is a directory's entry as the directory has it.
-type dirEntry struct {
-	name  string
-	inode uint64
-	mode  uint32 // type bits; 0 if not known
+// hold opens what a name stands for, whatever it is, so that its inode stays.
+func hold(dirFD int, name string) (fd int, st unix.Stat_t, err error) {
+	err = retry(func() (err error) {
+		fd, err = unix.Openat(dirFD, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return -1, st, err
+	}
+	if st, err = statAt(fd, ""); err != nil {
+		unix.Close(fd)
+	}
+	return fd, st, err
 }
 
-// readDir returns the entries of an open directory without . and .., ordered by
-// name.
-func readDir(fd int, buf []byte) ([]dirEntry, error) {
-	var entries []dirEntry
+// readDir returns the names in an open directory without . and .., in order.
+func readDir(fd int, buf []byte) ([]string, error) {
+	var names []string
 	for {
 		var n int
 		err := retry(func() (err error) {
@@ -447,36 +482,8 @@ func readDir(fd int, buf []byte) ([]dirEntry, error) {
 		if n <= 0 {
 			break
 		}
-		entries = appendEntries(entries, buf[:n])
+		_, _, names = unix.ParseDirent(buf[:n], -1, names)
 	}
-	slices.SortFunc(entries, func(a, b dirEntry) int { return cmp.Compare(a.name, b.name) })
-	return entries, nil
-}
-
-// appendEntries parses struct linux_dirent64, one after the other.
-func appendEntries(entries []dirEntry, buf []byte) []dirEntry {
-	const (
-		lengthAt = 16 // after u64 d_ino, s64 d_off
-		typeAt   = 18
-		nameAt   = 19
-	)
-	for len(buf) > nameAt {
-		length := int(binary.NativeEndian.Uint16(buf[lengthAt:]))
-		if length <= nameAt || length > len(buf) {
-			break
-		}
-		record := buf[:length]
-		buf = buf[length:]
-		name, _, _ := bytes.Cut(record[nameAt:], []byte{0})
-		inode := binary.NativeEndian.Uint64(record)
-		if inode == 0 || len(name) == 0 || string(name) == "." || string(name) == ".." {
-			continue
-		}
-		entries = append(entries, dirEntry{
-			name:  string(name),
-			inode: inode,
-			mode:  uint32(record[typeAt]) << 12, // DT_… to S_IF…; DT_UNKNOWN is 0
-		})
-	}
-	return entries
+	slices.Sort(names)
+	return names, nil
 }

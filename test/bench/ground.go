@@ -147,11 +147,15 @@ func (o *overlay) watch(t *tracer.Tracer, id event.LayerID) error {
 	if err := t.AddLayer(id, upper); err != nil {
 		return err
 	}
+	file, _, err := t.Track(id, o.g.device, root.Ino, root.Mode)
+	if err != nil {
+		return err
+	}
 	for {
 		if err := unix.Lstat(o.upper, &root); err != nil {
 			return err
 		}
-		is, err := t.Settle(id, o.g.device, root.Ino, root.Size, root.Blocks*512)
+		is, err := t.Settle(o.g.device, file, root.Size, root.Blocks*512)
 		if err != nil || !is.Again {
 			return err
 		}

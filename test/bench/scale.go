@@ -163,10 +163,11 @@ func (s *scaled) know(n int) (int, error) {
 	const first = 1 << 40
 	took, err := timed(process, func() error {
 		for i := range uint64(n) {
-			if _, _, err := s.t.Track(1, s.g.device, first+i, unix.S_IFREG); err != nil {
+			file, _, err := s.t.Track(1, s.g.device, first+i, unix.S_IFREG)
+			if err != nil {
 				return err
 			}
-			if _, err := s.t.Settle(1, s.g.device, first+i, 0, 0); err != nil {
+			if _, err := s.t.Settle(s.g.device, file, 0, 0); err != nil {
 				return err
 			}
 		}

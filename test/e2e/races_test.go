@@ -143,7 +143,7 @@ func forkStorm(t *testing.T, st *stage) {
 		type place struct{ name, path string }
 		got := map[place]total{}
 		for i := range v.growth {
-			if g := &v.growth[i]; st.b.of(g) && strings.HasPrefix(g.path(), dir+"/") && g.process() != "prep" {
+			if g := &v.growth[i]; st.b.of(g) && g.Process != nil && strings.HasPrefix(g.path(), dir+"/") && g.process() != "prep" {
 				sum := got[place{g.process(), g.path()}]
 				sum.add(g)
 				got[place{g.process(), g.path()}] = sum

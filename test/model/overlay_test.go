@@ -171,14 +171,15 @@ func (o *overlay) watch() error {
 		}
 	}
 	for number, i := range o.start {
-		if _, _, err := o.tracer.Track(theLayer, o.device, number, i.mode); err != nil {
-			return err
-		}
-		is, err := o.tracer.Settle(theLayer, o.device, number, i.size, i.disk)
+		file, _, err := o.tracer.Track(theLayer, o.device, number, i.mode)
 		if err != nil {
 			return err
 		}
-		if is != (tracer.Settled{File: event.FileID{Inode: number}, Size: i.size, Disk: i.disk}) {
+		is, err := o.tracer.Settle(o.device, file, i.size, i.disk)
+		if err != nil {
+			return err
+		}
+		if is != (tracer.Settled{Size: i.size, Disk: i.disk}) {
 			return fmt.Errorf("%s, inode %d, at rest with size %d, disk %d: settled as %+v",
 				i.path, number, i.size, i.disk, is)
 		}

@@ -29,12 +29,18 @@ type Upper struct {
 
 // FileID names one inode of a layer's file system for the whole of its life.
 // Inode numbers are reused by file systems; Generation tells their lives apart.
-// Generation 0 is an inode that existed when the baseline was taken; any other
-// is given once, by the kernel side, when the inode joins a layer.
 type FileID struct {
 	Inode      uint64
 	Generation uint64
 }
+
+// Born is the bit of a Generation that tells that the inode joined its layer after
+// counting began.
+const Born = 1 << 63 // as BORN of bpf/event.h
+
+// Born reports whether the inode joined its layer after counting began. One that did
+// not is part of the baseline, or was deleted while that was taken.
+func (f FileID) Born() bool { return f.Generation&Born != 0 }
 
 // ProcessID names one program image of one process: the thread group id as seen
 // in the initial pid namespace, the group leader's start in nanoseconds since

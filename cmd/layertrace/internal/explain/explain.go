@@ -332,8 +332,6 @@ type measurer struct {
 	dev   uint64
 }
 
-func (*measurer) Enter(uint64, string, uint64, uint32) error { return nil }
-
 func (m *measurer) Visit(entry *layer.Entry) error {
 	if entry.Name == "" {
 		m.dev = entry.Dev

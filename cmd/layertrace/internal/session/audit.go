@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -143,8 +144,6 @@ func readLayer(ctx context.Context, root string) ([]aggregate.Found, error) {
 
 // lister is a layer.Visitor that makes the list that aggregate.Compare wants.
 type lister struct{ found []aggregate.Found }
-
-func (l *lister) Enter(uint64, string, uint64, uint32) error { return nil }
 
 func (l *lister) Visit(e *layer.Entry) error {
 	if e.Whiteout {
@@ -349,15 +348,35 @@ func (u upperDir) statPath(path string) (st unix.Stat_t, ok bool) {
 	if relative == "" {
 		relative = "."
 	}
-	fd, err := unix.Openat2(u.fd, relative, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	})
-	if err != nil {
-		return st, false
+	dir := u.fd
+	for {
+		var part string
+		part, relative = cutPath(relative)
+		fd, err := unix.Openat2(dir, part, &unix.OpenHow{
+			Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+		})
+		if err != nil {
+			return st, false
+		}
+		defer unix.Close(fd)
+		if relative == "" {
+			return st, unix.Fstat(fd, &st) == nil
+		}
+		dir = fd
 	}
-	defer unix.Close(fd)
-	return st, unix.Fstat(fd, &st) == nil
+}
+
+// cutPath cuts what one system call takes off the front of a path.
+func cutPath(path string) (front, rest string) {
+	if len(path) < unix.PathMax {
+		return path, ""
+	}
+	end := strings.LastIndexByte(path[:unix.PathMax], '/')
+	if end < 0 {
+		return path, "" // no path of the layer: a component has 255 bytes at most
+	}
+	return path[:end], path[end+1:]
 }
 
 // sizesOf returns what a layer counts of an inode: directories have no size.

@@ -215,7 +215,7 @@ func (s *Session) tellLeftOut() error {
 	return nil
 }
 
-// baseline is a layer.Visitor that tells the kernel side of each inode before it
+// baseline is a layer.Enterer that tells the kernel side of each inode before it
 // looks at its size, so that what a writer does in between is not lost: either
 // the size has it already or the kernel side counts it.
 type baseline struct {
@@ -227,10 +227,10 @@ type baseline struct {
 	hand   func(scanned) error
 
 	dirs   map[uint64]event.FileID // directories by inode number
-	linked map[uint64]sizes        // what was settled for inodes with several names
+	linked map[event.FileID]sizes  // what was settled for inodes with several names
 	// open are inodes that are tracked, but not settled, by the names that they had
 	// then. An inode is settled once, under whatever name it is seen first.
-	open  map[uint64]tracked
+	open  map[event.FileID]tracked
 	at    entered
 	again bool // a walk went before this one
 	seeds []aggregate.Baseline
@@ -241,14 +241,13 @@ type sizes struct{ size, disk int64 }
 
 // tracked is the name of an inode at the moment from which on it was tracked.
 type tracked struct {
-	parent uint64
+	parent event.FileID
 	name   string
 	mode   uint32
 }
 
 // entered is what the kernel side said of the inode that is looked at.
 type entered struct {
-	inode uint64
 	file  event.FileID
 	known bool
 }
@@ -257,8 +256,8 @@ func newBaseline(kernel Kernel, clock Clock, id event.LayerID, root upper) *base
 	return &baseline{
 		kernel: kernel, clock: clock, layer: id, root: root.path, dev: root.dev,
 		dirs:   map[uint64]event.FileID{},
-		linked: map[uint64]sizes{},
-		open:   map[uint64]tracked{root.inode: {}}, // by AddLayer
+		linked: map[event.FileID]sizes{},
+		open:   map[event.FileID]tracked{},
 	}
 }
 
@@ -292,18 +291,29 @@ func (b *baseline) run(ctx context.Context) error {
 	return b.handOver()
 }
 
-// Enter implements layer.Visitor.
+// Enter implements layer.Enterer.
 func (b *baseline) Enter(parent uint64, name string, inode uint64, mode uint32) error {
 	file, known, err := b.kernel.Track(b.layer, b.dev, inode, mode)
 	if err != nil {
 		return err
 	}
-	if !known {
-		file = event.FileID{Inode: inode}
-		b.open[inode] = tracked{parent, name, mode}
+	// The root is known by AddLayer.
+	if !known || name == "" && !b.again {
+		b.open[file] = tracked{b.dirs[parent], name, mode}
 	}
-	b.at = entered{inode: inode, file: file, known: known}
+	b.at = entered{file: file, known: known}
 	return nil
+}
+
+// Nameless implements layer.Enterer.
+func (b *baseline) Nameless() error {
+	if b.at.known {
+		return nil // it was in the layer; the kernel side has counted its end
+	}
+	if err := b.kernel.Untrack(b.dev, b.at.file); err != nil {
+		return err
+	}
+	return b.vanished(b.at.file)
 }
 
 // Visit implements layer.Visitor.
@@ -347,41 +357,38 @@ func (b *baseline) add(seed aggregate.Baseline) error {
 // to be looked at. Those that were deleted instead are none of the baseline, but
 // what the kernel side booked on them since wants a name.
 func (b *baseline) unsettled() (bool, error) {
-	for inode := range b.open {
-		entry, known, err := b.kernel.Entry(b.dev, inode)
+	for file := range b.open {
+		entry, known, err := b.kernel.Entry(b.dev, file.Inode)
 		if err != nil {
 			return false, err
 		}
-		// With a generation it is another inode, which has got the number since.
-		if known && !entry.Deleted && entry.File.Generation == 0 {
+		if known && !entry.Deleted && entry.File == file {
 			continue
 		}
-		if err := b.vanished(inode); err != nil {
+		if err := b.vanished(file); err != nil {
 			return false, err
 		}
 	}
 	return len(b.open) > 0, nil
 }
 
-func (b *baseline) vanished(inode uint64) error {
-	was := b.open[inode]
-	delete(b.open, inode)
-	return b.add(aggregate.Baseline{
-		File: event.FileID{Inode: inode}, Parent: b.dirs[was.parent], Name: was.name, Mode: was.mode, Gone: true,
-	})
+func (b *baseline) vanished(file event.FileID) error {
+	was := b.open[file]
+	delete(b.open, file)
+	return b.add(aggregate.Baseline{File: file, Parent: was.parent, Name: was.name, Mode: was.mode, Gone: true})
 }
 
 // settled returns what counts as the inode's baseline; ok is false if nothing is to be
-// told of it. If it is gone, what has got its number since is what is looked at then.
+// told of it.
 func (b *baseline) settled(e *layer.Entry) (was sizes, ok bool, err error) {
-	_, open := b.open[e.Inode]
+	_, open := b.open[b.at.file]
 	switch {
-	case b.at.file.Generation != 0:
+	case b.at.file.Born():
 		return was, false, nil // it came to life after counting began: growth, no baseline
 	case !open && b.again && b.at.known && (e.Dir() || e.Nlink < 2):
 		return was, false, nil // the first walk has told; where it is now, the kernel side tells
 	case !open:
-		if was, ok = b.linked[e.Inode]; !ok {
+		if was, ok = b.linked[b.at.file]; !ok {
 			// It had one name when it was settled. The books count its sizes
 			// once, so that these do not matter.
 			was = sizes{e.Size, e.Allocated}
@@ -390,11 +397,11 @@ func (b *baseline) settled(e *layer.Entry) (was sizes, ok bool, err error) {
 	}
 	was, ok, err = b.settle(e)
 	if err == nil && !ok {
-		return was, false, b.vanished(e.Inode)
+		return was, false, b.vanished(b.at.file)
 	}
-	delete(b.open, e.Inode)
+	delete(b.open, b.at.file)
 	if ok && e.Nlink > 1 && !e.Dir() {
-		b.linked[e.Inode] = was
+		b.linked[b.at.file] = was
 	}
 	return was, ok, err
 }
@@ -402,14 +409,11 @@ func (b *baseline) settled(e *layer.Entry) (was sizes, ok bool, err error) {
 func (b *baseline) settle(e *layer.Entry) (was sizes, ok bool, err error) {
 	size, disk := e.Size, e.Allocated
 	for range settleTries {
-		is, err := b.kernel.Settle(b.layer, b.dev, e.Inode, size, disk)
+		is, err := b.kernel.Settle(b.dev, b.at.file, size, disk)
 		switch {
 		case err != nil:
 			return sizes{}, false, err
 		case is.Gone:
-			return sizes{}, false, nil
-		case is.File.Generation != 0:
-			b.at.file = is.File
 			return sizes{}, false, nil
 		case !is.Again:
 			return sizes{is.Size, is.Disk}, true, nil

@@ -19,7 +19,8 @@ type Kernel interface {
 	UnwatchCgroup(cgroupID uint64) error
 	Strays(id event.LayerID) (uint64, error)
 	Track(id event.LayerID, dev, inode uint64, mode uint32) (file event.FileID, known bool, err error)
-	Settle(id event.LayerID, dev, inode uint64, size, allocated int64) (tracer.Settled, error)
+	Settle(dev uint64, file event.FileID, size, allocated int64) (tracer.Settled, error)
+	Untrack(dev uint64, file event.FileID) error
 	Entry(dev, inode uint64) (tracer.Entry, bool, error)
 	Turn(dev uint64, seen tracer.Entry, size, allocated int64) (ok bool, err error)
 	Wait(ctx context.Context) error

@@ -333,35 +333,30 @@ func replaceWhileTracked(t *testing.T, reused bool) {
 	}
 }
 
-// Between Track and Settle a directory was deleted, and another one has its number and
-// name: that one is growth, and what is in it goes where it goes.
-func TestBaselineKnowsWhatCameToLife(t *testing.T) {
+// A file that has lost its name by the moment from which it is tracked, and which
+// somebody has open, is none of the layer.
+func TestBaselineLeavesOutTheNameless(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := sessiontest.NewContainer(t, "api", map[string]int{"d/f": 100})
-		path, to := filepath.Join(c.UpperDir, "d"), filepath.Join(c.UpperDir, "e")
-		if err := os.Mkdir(to, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		dir := inodeOf(t, path)
+		c := sessiontest.NewContainer(t, "api", map[string]int{"a": 10, "b": 100})
+		path := filepath.Join(c.UpperDir, "b")
+		victim := inodeOf(t, path)
 		w := run(t, func(_ *Config, w *world) {
-			w.kernel.OnTracked = func(inode uint64) {
-				if inode == dir {
-					w.kernel.Renew(t, path)
+			w.kernel.OnTrack = func(inode uint64) bool {
+				if inode == victim {
+					if err := os.Remove(path); err != nil {
+						t.Error(err)
+					}
 				}
+				return false
 			}
 		}, c)
-		w.kernel.Replace(t, sessiontest.Writer(), path, to)
-		w.write(c, "e/f", 140)
 		w.finish()
 		w.equalsDisk(c)
-		if l := w.lastLayer(); l.BaselineSize != 100 || l.SizeGrowth != 40 || l.Files != 1 || l.UnattributedSize != 0 {
+		if l := w.lastLayer(); l.BaselineSize != 10 || l.Files != 1 || l.UnattributedSize != 0 {
 			t.Errorf("layer record: %+v", l)
 		}
-		file := inodeOf(t, filepath.Join(to, "f"))
-		for _, g := range of[*record.Growth](w.out) {
-			if g.File.Inode == file && g.File.Path != "/e/f" {
-				t.Errorf("path %q", g.File.Path)
-			}
+		if len(w.kernel.Untracked) != 1 || w.kernel.Untracked[0].Inode != victim {
+			t.Errorf("given up: %v, want inode %d", w.kernel.Untracked, victim)
 		}
 	})
 }

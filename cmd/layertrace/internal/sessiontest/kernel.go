@@ -49,6 +49,8 @@ type Kernel struct {
 	OnTracked func(inode uint64)
 	// OnSettle, if set, is called after each Settle.
 	OnSettle func(inode uint64)
+	// Untracked are the files that were given up.
+	Untracked []event.FileID
 
 	mu       sync.Mutex
 	layers   map[event.LayerID]*kernelLayer
@@ -177,10 +179,12 @@ func (k *Kernel) MountAll(mounted bool) {
 
 func (k *Kernel) full() bool { return k.MaxFiles > 0 && len(k.pages) >= k.MaxFiles }
 
-func (k *Kernel) open(id event.LayerID, inode uint64, mode uint32, generation uint64) *page {
+// open opens a page; born is event.Born for what joins a layer while it is watched.
+func (k *Kernel) open(id event.LayerID, inode uint64, mode uint32, born uint64) *page {
+	k.lastGen++
 	p := &page{}
 	p.Layer, p.Mode = id, mode
-	p.File = event.FileID{Inode: inode, Generation: generation}
+	p.File = event.FileID{Inode: inode, Generation: born | k.lastGen}
 	k.pages[inode] = p
 	return p
 }
@@ -218,31 +222,37 @@ func (k *Kernel) track(id event.LayerID, inode uint64, mode uint32, stray bool) 
 }
 
 // Settle implements session.Kernel.
-func (k *Kernel) Settle(_ event.LayerID, _, inode uint64, size, allocated int64) (tracer.Settled, error) {
+func (k *Kernel) Settle(_ uint64, file event.FileID, size, allocated int64) (tracer.Settled, error) {
 	if k.OnSettle != nil {
-		defer k.OnSettle(inode)
+		defer k.OnSettle(file.Inode)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	p := k.pages[inode]
-	if p == nil {
+	p := k.pages[file.Inode]
+	if p == nil || p.File != file {
 		return tracer.Settled{Gone: true}, nil
 	}
-	if k.busy[inode] < k.Busy {
-		k.busy[inode]++
+	if k.busy[file.Inode] < k.Busy {
+		k.busy[file.Inode]++
 		return tracer.Settled{Again: true}, nil
 	}
 	if p.Mode&unix.S_IFMT == unix.S_IFDIR {
 		size = 0
 	}
-	if p.File.Generation != 0 {
-		return tracer.Settled{File: p.File}, nil
-	}
 	if !p.settled {
 		p.Size, p.settled = size, true
 		p.Disk += allocated
 	}
-	return tracer.Settled{File: p.File, Size: size, Disk: allocated}, nil
+	return tracer.Settled{Size: size, Disk: allocated}, nil
+}
+
+// Untrack implements session.Kernel.
+func (k *Kernel) Untrack(_ uint64, file event.FileID) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.Untracked = append(k.Untracked, file)
+	delete(k.pages, file.Inode)
+	return nil
 }
 
 // Entry implements session.Kernel.
@@ -349,8 +359,7 @@ func (k *Kernel) Look(tb testing.TB, path string) {
 	p := k.pages[st.Ino]
 	causes := event.CauseWrite
 	if p == nil {
-		k.lastGen++
-		p = k.open(parent.Layer, st.Ino, st.Mode, k.lastGen)
+		p = k.open(parent.Layer, st.Ino, st.Mode, event.Born)
 		causes |= event.CauseCreate
 		k.pending.Files = append(k.pending.Files, event.FileEvent{
 			Layer: p.Layer, Op: event.FileCreated, File: p.File, Parent: parent.File,
@@ -405,25 +414,11 @@ func (k *Kernel) Replace(tb testing.TB, by event.Process, from, to string) {
 	k.book(p, by, sizeOf(&st), st.Blocks*512, event.CauseRename)
 }
 
-// Renew deletes a file and creates another one of the same number, name and content.
-func (k *Kernel) Renew(tb testing.TB, path string) {
-	tb.Helper()
-	st := lstat(tb, path)
-	k.mu.Lock()
-	if p := k.pages[st.Ino]; p != nil {
-		k.pending.Files = append(k.pending.Files, event.FileEvent{Layer: p.Layer, Op: event.FileGone, File: p.File})
-		delete(k.pages, st.Ino)
-	}
-	k.mu.Unlock()
-	k.Look(tb, path)
-}
-
 // Reuse gives an inode's number, which is free, to a file that is created in a layer.
 func (k *Kernel) Reuse(id event.LayerID, inode uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.lastGen++
-	k.open(id, inode, unix.S_IFREG, k.lastGen)
+	k.open(id, inode, unix.S_IFREG, event.Born)
 }
 
 func (k *Kernel) book(p *page, by event.Process, size, disk int64, causes event.Causes) {
