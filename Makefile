@@ -23,8 +23,8 @@ ELSEWHERE := TestDaemon|TestPlainWays|TestPlainLife|TestFuseOverlayfs|TestContai
 # What is left to the other kernel where both are run, by the kernel that leaves it: one half of those
 # each, and of what takes long. Together both run everything else but TestScanWhileWriting, which test-matrix
 # runs on each kernel.
-LEAVES_6.1 := $(ONCE_1)|TestPrograms|TestNames|TestLongPaths|TestRunToCompletion|TestExecutableWithoutPath|TestIndexBeforeScan|TestScanWhileWriting|TestMountOptions/^(index|metacopy|redirect_dir)=on$$
-LEAVES_newest := $(ONCE_2)|TestPlain|TestScanWhileWriting|TestBusyStart|TestLifecycle|TestShortLived|TestShortContainers|TestSoak|TestCovered|TestRemount|TestNobodyCollects|TestProcesses|TestCopyUpBeforeScan|TestMountOptions/nfs_export
+LEAVES_6.1 := $(ONCE_1)|TestPrograms|TestBusyStart|TestNames|TestLongPaths|TestRunToCompletion|TestExecutableWithoutPath|TestIndexBeforeScan|TestScanWhileWriting|TestMountOptions/^(index|metacopy|redirect_dir)=on$$
+LEAVES_newest := $(ONCE_2)|TestPlain|TestScanWhileWriting|TestLifecycle|TestShortLived|TestShortContainers|TestSoak|TestCovered|TestRemount|TestNobodyCollects|TestProcesses|TestCopyUpBeforeScan|TestMountOptions/nfs_export
 # Where test-cgroups runs: kernels, and the hierarchies that they are given.
 CGROUPS ?= 6.1-v1 newest-hybrid newest-v2
 # Where test-drivers runs: kernels and file systems. On ext4 the driver is vfs, or fuse-overlayfs.
@@ -160,8 +160,8 @@ CONTAINERS ?= 200
 
 .PHONY: test-daemon
 test-daemon: build test-programs ## run those in which Docker's daemon stops, restarts and is slow, and many containers come and go (CONTAINERS=200)
-	LAYERTRACE_CONTAINERS=$(CONTAINERS) LAYERTRACE_TEST_RUN='TestDaemon|TestShortContainers' .ci/with-go test/vm/run --docker \
-		--kernel $(KERNEL) --timeout 3600 -- test/vm/suite test/e2e | bin/tally -v -strict
+	LAYERTRACE_CONTAINERS=$(CONTAINERS) LAYERTRACE_TEST_TIMEOUT=2h LAYERTRACE_TEST_RUN='TestDaemon|TestShortContainers' .ci/with-go test/vm/run --docker \
+		--kernel $(KERNEL) --timeout 7500 -- test/vm/suite test/e2e | bin/tally -v -strict
 
 .PHONY: test-podman
 test-podman: build test-programs ## run the tests with podman, crun and runc, and with containerd alone
