@@ -31,6 +31,7 @@ const (
 type scanned struct {
 	layer event.LayerID
 	seeds []aggregate.Baseline
+	read  bool // the walk is over: another layer may be read
 	done  bool
 	err   error
 }
@@ -93,7 +94,13 @@ func (s *Session) walk(ctx context.Context) {
 			}
 		}
 		s.spawn(func() {
-			err := scan.run(ctx)
+			err := scan.walk(ctx)
+			if scan.hand(scanned{layer: scan.layer, read: true}) != nil {
+				return
+			}
+			if err == nil {
+				err = scan.settleFresh(ctx)
+			}
 			_ = scan.hand(scanned{layer: scan.layer, done: true, err: err})
 		})
 	}
@@ -105,9 +112,11 @@ func (s *Session) scanParts(ctx context.Context, part scanned) error {
 		for _, seed := range part.seeds {
 			s.agg.Seed(part.layer, seed)
 		}
+		if part.read {
+			s.walking--
+		}
 		if part.done {
 			s.walked = append(s.walked, part)
-			s.walking--
 		}
 		if waiting == 0 {
 			break
@@ -261,7 +270,7 @@ func newBaseline(kernel Kernel, clock Clock, id event.LayerID, root upper) *base
 	}
 }
 
-func (b *baseline) run(ctx context.Context) error {
+func (b *baseline) walk(ctx context.Context) error {
 	for range walksAtMost {
 		before, err := b.kernel.Strays(b.layer)
 		if err != nil {
@@ -285,6 +294,11 @@ func (b *baseline) run(ctx context.Context) error {
 		// walk was about to look at it. The next one finds what is not settled.
 		b.again = true
 	}
+	return b.handOver()
+}
+
+// settleFresh hands over the rest.
+func (b *baseline) settleFresh(ctx context.Context) error {
 	if err := b.recheck(ctx); err != nil {
 		return err
 	}

@@ -20,6 +20,10 @@ const (
 	// at, and recheckEvery how often.
 	recheckFor   = 2 * time.Second
 	recheckEvery = 20 * time.Millisecond
+	// rightFor is how long a fresh file must have been what its page says. A look may
+	// come between the same two steps as the one before it, if who takes them was
+	// interrupted there: an emulated processor stops for a tenth of a second.
+	rightFor = 150 * time.Millisecond
 	// sameDifference is how many looks must have found the same difference, one
 	// after the other, before it is taken for one.
 	sameDifference = 5
@@ -31,18 +35,19 @@ const (
 // Write-back on ext4 turns reserved blocks into allocated ones in two steps, between
 // which stat sees neither, and which no hook tells of since nothing grows: a baseline
 // taken between the two is too low for good. So it is handed over only after the file
-// has been seen to be what its page says.
+// has been seen to be what its page says, for a while.
 type fresh struct {
-	seed aggregate.Baseline
-	path string // in the container
-	diff int64  // of stat to the page, at the last looks
-	seen int    // looks that found it
+	seed  aggregate.Baseline
+	path  string    // in the container
+	diff  int64     // of stat to the page, at the last looks
+	seen  int       // looks that found it
+	right time.Time // since when looks found no difference; zero if the last did
 }
 
 // isFresh tells whether a file may be written back while it is looked at.
 func (b *baseline) isFresh(e *layer.Entry) bool {
 	return e.Mode&unix.S_IFMT == unix.S_IFREG && len(b.fresh) < freshMax &&
-		b.clock.Now().Sub(e.Changed) < freshFor
+		b.clock.Now().Sub(e.Changed).Abs() < freshFor // the clock may have been set
 }
 
 // recheck looks at the fresh files until each is what its page says, or differs by
@@ -117,11 +122,17 @@ func (b *baseline) isRight(root upperDir, f *fresh, late bool) (bool, error) {
 		case !after.same(&before):
 			continue
 		case is.disk == page.Disk:
-			return true, nil
+			f.seen = 0
+			now := b.clock.Now()
+			if f.right.IsZero() {
+				f.right = now
+			}
+			return late || now.Sub(f.right) >= rightFor, nil
 		case f.seen == 0 || f.diff != is.disk-page.Disk:
 			f.diff, f.seen = is.disk-page.Disk, 0
 		}
 		f.seen++
+		f.right = time.Time{}
 		if !late || f.seen < sameDifference {
 			continue
 		}
