@@ -88,9 +88,11 @@ func newBoxWith(t *testing.T, o boxOptions) *box {
 			"Tmpfs":       map[string]string{"/run": "exec,mode=755"},
 			// Docker's default profile forbids io_uring since 25.0.
 			"SecurityOpt": []string{"seccomp=unconfined"},
-			// On 5.10 that is 64 KiB, and io_uring's buffers count.
-			"Ulimits": []map[string]any{{"Name": "memlock", "Soft": -1, "Hard": -1}},
 		},
+	}
+	if o.owner == nil { // who is not root may not
+		// On 5.10 that is 64 KiB, and io_uring's buffers count.
+		create["HostConfig"].(map[string]any)["Ulimits"] = []map[string]any{{"Name": "memlock", "Soft": -1, "Hard": -1}}
 	}
 	if o.adjust != nil {
 		o.adjust(create, create["HostConfig"].(map[string]any))
