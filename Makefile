@@ -160,6 +160,7 @@ CONTAINERS ?= 200
 
 .PHONY: test-daemon
 test-daemon: build test-programs ## run those in which Docker's daemon stops, restarts and is slow, and many containers come and go (CONTAINERS=200)
+	@.ci/need criu=criu
 	LAYERTRACE_CONTAINERS=$(CONTAINERS) LAYERTRACE_TEST_TIMEOUT=2h LAYERTRACE_TEST_RUN='TestDaemon|TestShortContainers' .ci/with-go test/vm/run --docker \
 		--kernel $(KERNEL) --timeout 7500 -- test/vm/suite test/e2e | bin/tally -v -strict
 
