@@ -48,7 +48,7 @@ func presentClock(t *testing.T, path string) Clock {
 	if err := unix.Lstat(path, &st); err != nil {
 		t.Fatal(err)
 	}
-	return shiftedClock{by: time.Unix(st.Ctim.Unix()).Sub(time.Now())}
+	return shiftedClock{by: time.Until(time.Unix(st.Ctim.Unix()))}
 }
 
 type shiftedClock struct {
