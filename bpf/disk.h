@@ -115,23 +115,38 @@ EXIT_PROGRAM("btrfs_clear_delalloc_extent", btrfs_clear_exit, 21, ALL_CALLS, NO_
 }
 
 /*
- * tmpfs allocates a page when it is first touched through a mapping, be it to read a
- * hole, and knows no page_mkwrite.
+ * blocks_touched: tmpfs may have allocated a page that somebody touched first, be it to
+ * read a hole; why is said only if it has.
  */
-EXIT_PROGRAM("shmem_fault", shmem_fault_exit, 25, OF_FAULT, NO_RESULT, struct vm_fault *fault)
+static __always_inline void blocks_touched(struct inode *inode, __u32 cause)
 {
-	struct change change = { .causes = CAUSE_MMAP };
-	struct inode *inode = BPF_CORE_READ(fault, vma, vm_file, f_inode);
+	struct change change = { .causes = cause };
 	struct process_id process;
 	struct file_key key;
 	struct file_entry *file = find(inode, &key);
 
 	if (!file || file->disk == allocated_bytes(inode, file->disk_method))
-		return 0;
+		return;
 	disk_read(file, &key, inode);
 	if (file->state != STATE_LIVE)
-		return 0;
+		return;
 	actor(&process, file);
 	book(file, &key, &process, &change);
+}
+
+/* tmpfs knows no page_mkwrite. */
+EXIT_PROGRAM("shmem_fault", shmem_fault_exit, 25, OF_FAULT, NO_RESULT, struct vm_fault *fault)
+{
+	blocks_touched(BPF_CORE_READ(fault, vma, vm_file, f_inode), CAUSE_MMAP);
+	return 0;
+}
+
+/*
+ * What reads a hole for the kernel (splice, sendfile, copy_file_range) gets pages of its
+ * own before 5.18 (upstream 56a8c8eb1eaf).
+ */
+EXIT_PROGRAM("shmem_file_read_iter", shmem_read_exit, 27, OF_IOCB, NO_RESULT, struct kiocb *iocb)
+{
+	blocks_touched(BPF_CORE_READ(iocb, ki_filp, f_inode), CAUSE_ALLOCATE);
 	return 0;
 }

@@ -276,8 +276,6 @@ EXIT_PROGRAM("generic_perform_write", plain_perform_exit, 40, PERFORMED, NO_RESU
 	return 0;
 }
 
-#define OF_IOCB BPF_CORE_READ((struct kiocb *)ctx[0], ki_filp, f_inode)
-
 /* The same of xfs. */
 EXIT_PROGRAM("iomap_file_buffered_write", plain_iomap_exit, 46, OF_IOCB, NO_RESULT)
 {

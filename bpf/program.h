@@ -102,6 +102,7 @@ static __always_inline bool leave(__u64 hook, unsigned long long *arguments)
 /* What an exit program asks enter to look at, by the number of the argument. */
 #define OF_FILE(n) BPF_CORE_READ((struct file *)ctx[n], f_inode)
 #define OF_DENTRY BPF_CORE_READ((struct dentry *)argument(ctx, 1), d_inode)
+#define OF_IOCB BPF_CORE_READ((struct kiocb *)ctx[0], ki_filp, f_inode)
 #define OF_INODE(n) ((struct inode *)ctx[n])
 #define OF_FAULT BPF_CORE_READ((struct vm_fault *)ctx[0], vma, vm_file, f_inode)
 #define OF_OLD_NAME BPF_CORE_READ((struct dentry *)ctx[0], d_inode)

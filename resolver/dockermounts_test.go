@@ -49,13 +49,14 @@ func FuzzDeclaredMount(f *testing.F) {
 	f.Add("named:/d:ro", "/d", "named")
 	f.Add(":/d", "/d/", "")
 	f.Add("/d", "/", strings.Repeat("a", 64))
+	f.Add("x:/d0", "/", "0")
 	f.Fuzz(func(t *testing.T, bind, destination, name string) {
 		d := declaredMount(container.MountPoint{Type: "volume", Name: name, Destination: destination},
 			&container.HostConfig{Binds: []string{bind}})
 		if d.Destination != destination || d.Name != name {
 			t.Errorf("%+v", d)
 		}
-		if d.Anonymous && strings.HasPrefix(bind, "x:"+destination) && destination != "" && !strings.Contains(destination, ":") {
+		if d.Anonymous && strings.HasPrefix(bind+":", "x:"+destination+":") && destination != "" && !strings.Contains(destination, ":") {
 			t.Errorf("%q names a volume at %q", bind, destination)
 		}
 	})

@@ -134,6 +134,8 @@ var hookSpecs = []hookSpec{
 	{program: "xfs_unlock_entry", kind: fentry, target: "xfs_iunlock", module: xfs},
 	{program: "btrfs_clear_exit", kind: fexit, target: "btrfs_clear_delalloc_extent", module: btrfs},
 	{program: "shmem_fault_exit", kind: fexit, target: "shmem_fault", module: tmpfs},
+	// That function came with the release in which reading ceased to allocate.
+	{program: "shmem_read_exit", kind: fexit, target: "shmem_file_read_iter", unless: "noop_dirty_folio", module: tmpfs},
 	{program: "covered_write_entry", kind: fentry, target: "vfs_write", covered: true},
 	{program: "covered_write_exit", kind: fexit, target: "vfs_write", covered: true},
 	{program: "covered_writev_entry", kind: fentry, target: "vfs_writev", covered: true, missing: "writev outside the layer"},

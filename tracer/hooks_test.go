@@ -87,6 +87,7 @@ var trials = []trial{
 	{hook: "remove_acl_exit", prepare: "w: create path=@", right: released},
 	{hook: "page_mkwrite_exit", prepare: "truncate -s 64K @", right: mapped("page_mkwrite_exit"), needed: notOn("tmpfs")},
 	{hook: "shmem_fault_exit", prepare: "truncate -s 64K @", right: mapped("shmem_fault_exit"), needed: on("tmpfs")},
+	{hook: "shmem_read_exit", prepare: "truncate -s 64K @", script: "w: sendfile from=@ path=copied", needed: on("tmpfs")},
 	// So many extents take a block of their own when they are written back. (A
 	// volatile overlay does not do that by itself.)
 	{hook: "writepages_entry", prepare: "for i in 1 2 3 4 5 6 7 8; do dd if=/dev/zero of=@ bs=100 count=1 seek=${i}000 conv=notrunc status=none; done",

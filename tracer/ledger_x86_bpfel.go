@@ -399,6 +399,9 @@ const (
 	ledgerProgShmemFaultExit                 = "shmem_fault_exit"
 	ledgerProgShmemFaultExitKprobe           = "shmem_fault_exit_kprobe"
 	ledgerProgShmemFaultExitKretprobe        = "shmem_fault_exit_kretprobe"
+	ledgerProgShmemReadExit                  = "shmem_read_exit"
+	ledgerProgShmemReadExitKprobe            = "shmem_read_exit_kprobe"
+	ledgerProgShmemReadExitKretprobe         = "shmem_read_exit_kretprobe"
 	ledgerProgTrack                          = "track"
 	ledgerProgTurn                           = "turn"
 	ledgerProgUnmountEntry                   = "unmount_entry"
@@ -630,6 +633,9 @@ type ledgerProgramSpecs struct {
 	ShmemFaultExit                 *ebpf.ProgramSpec `ebpf:"shmem_fault_exit"`
 	ShmemFaultExitKprobe           *ebpf.ProgramSpec `ebpf:"shmem_fault_exit_kprobe"`
 	ShmemFaultExitKretprobe        *ebpf.ProgramSpec `ebpf:"shmem_fault_exit_kretprobe"`
+	ShmemReadExit                  *ebpf.ProgramSpec `ebpf:"shmem_read_exit"`
+	ShmemReadExitKprobe            *ebpf.ProgramSpec `ebpf:"shmem_read_exit_kprobe"`
+	ShmemReadExitKretprobe         *ebpf.ProgramSpec `ebpf:"shmem_read_exit_kretprobe"`
 	Track                          *ebpf.ProgramSpec `ebpf:"track"`
 	Turn                           *ebpf.ProgramSpec `ebpf:"turn"`
 	UnmountEntry                   *ebpf.ProgramSpec `ebpf:"unmount_entry"`
@@ -952,6 +958,9 @@ type ledgerPrograms struct {
 	ShmemFaultExit                 *ebpf.Program `ebpf:"shmem_fault_exit"`
 	ShmemFaultExitKprobe           *ebpf.Program `ebpf:"shmem_fault_exit_kprobe"`
 	ShmemFaultExitKretprobe        *ebpf.Program `ebpf:"shmem_fault_exit_kretprobe"`
+	ShmemReadExit                  *ebpf.Program `ebpf:"shmem_read_exit"`
+	ShmemReadExitKprobe            *ebpf.Program `ebpf:"shmem_read_exit_kprobe"`
+	ShmemReadExitKretprobe         *ebpf.Program `ebpf:"shmem_read_exit_kretprobe"`
 	Track                          *ebpf.Program `ebpf:"track"`
 	Turn                           *ebpf.Program `ebpf:"turn"`
 	UnmountEntry                   *ebpf.Program `ebpf:"unmount_entry"`
@@ -1119,6 +1128,9 @@ func (p *ledgerPrograms) Close() error {
 		p.ShmemFaultExit,
 		p.ShmemFaultExitKprobe,
 		p.ShmemFaultExitKretprobe,
+		p.ShmemReadExit,
+		p.ShmemReadExitKprobe,
+		p.ShmemReadExitKretprobe,
 		p.Track,
 		p.Turn,
 		p.UnmountEntry,

@@ -185,6 +185,9 @@ const (
 	ledgerOldProgShmemFaultExit                 = "shmem_fault_exit"
 	ledgerOldProgShmemFaultExitKprobe           = "shmem_fault_exit_kprobe"
 	ledgerOldProgShmemFaultExitKretprobe        = "shmem_fault_exit_kretprobe"
+	ledgerOldProgShmemReadExit                  = "shmem_read_exit"
+	ledgerOldProgShmemReadExitKprobe            = "shmem_read_exit_kprobe"
+	ledgerOldProgShmemReadExitKretprobe         = "shmem_read_exit_kretprobe"
 	ledgerOldProgTrack                          = "track"
 	ledgerOldProgTurn                           = "turn"
 	ledgerOldProgUnmountEntry                   = "unmount_entry"
@@ -416,6 +419,9 @@ type ledgerOldProgramSpecs struct {
 	ShmemFaultExit                 *ebpf.ProgramSpec `ebpf:"shmem_fault_exit"`
 	ShmemFaultExitKprobe           *ebpf.ProgramSpec `ebpf:"shmem_fault_exit_kprobe"`
 	ShmemFaultExitKretprobe        *ebpf.ProgramSpec `ebpf:"shmem_fault_exit_kretprobe"`
+	ShmemReadExit                  *ebpf.ProgramSpec `ebpf:"shmem_read_exit"`
+	ShmemReadExitKprobe            *ebpf.ProgramSpec `ebpf:"shmem_read_exit_kprobe"`
+	ShmemReadExitKretprobe         *ebpf.ProgramSpec `ebpf:"shmem_read_exit_kretprobe"`
 	Track                          *ebpf.ProgramSpec `ebpf:"track"`
 	Turn                           *ebpf.ProgramSpec `ebpf:"turn"`
 	UnmountEntry                   *ebpf.ProgramSpec `ebpf:"unmount_entry"`
@@ -738,6 +744,9 @@ type ledgerOldPrograms struct {
 	ShmemFaultExit                 *ebpf.Program `ebpf:"shmem_fault_exit"`
 	ShmemFaultExitKprobe           *ebpf.Program `ebpf:"shmem_fault_exit_kprobe"`
 	ShmemFaultExitKretprobe        *ebpf.Program `ebpf:"shmem_fault_exit_kretprobe"`
+	ShmemReadExit                  *ebpf.Program `ebpf:"shmem_read_exit"`
+	ShmemReadExitKprobe            *ebpf.Program `ebpf:"shmem_read_exit_kprobe"`
+	ShmemReadExitKretprobe         *ebpf.Program `ebpf:"shmem_read_exit_kretprobe"`
 	Track                          *ebpf.Program `ebpf:"track"`
 	Turn                           *ebpf.Program `ebpf:"turn"`
 	UnmountEntry                   *ebpf.Program `ebpf:"unmount_entry"`
@@ -905,6 +914,9 @@ func (p *ledgerOldPrograms) Close() error {
 		p.ShmemFaultExit,
 		p.ShmemFaultExitKprobe,
 		p.ShmemFaultExitKretprobe,
+		p.ShmemReadExit,
+		p.ShmemReadExitKprobe,
+		p.ShmemReadExitKretprobe,
 		p.Track,
 		p.Turn,
 		p.UnmountEntry,
