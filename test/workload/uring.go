@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"sync/atomic"
@@ -112,8 +113,18 @@ func newRing(sqpoll bool) (*ring, error) {
 }
 
 // do submits the entries together, waits until all are complete and returns the
-// sum of their results.
+// sum of their results. A single one is submitted again if it was canceled, and so
+// wrote nothing: 5.10 does that when another thread of the process ends (seen).
 func (r *ring) do(sqes ...uringSQE) (int64, error) {
+	for {
+		n, err := r.once(sqes...)
+		if len(sqes) > 1 || !errors.Is(err, unix.ECANCELED) {
+			return n, err
+		}
+	}
+}
+
+func (r *ring) once(sqes ...uringSQE) (int64, error) {
 	mask := *word(r.sqMem, r.p.sq.ringMask)
 	for i, sqe := range sqes {
 		slot := (*r.sqTail + uint32(i)) & mask
