@@ -20,12 +20,7 @@ static __always_inline bool in_kernel_thread(void)
 /* writes_back tells whether the current thread is writing back, for whom ever. */
 static __always_inline bool writes_back(void)
 {
-	__u64 thread;
-
-	if (writing_back <= 0)
-		return false;
-	thread = bpf_get_current_pid_tgid();
-	return bpf_map_lookup_elem(&writebacks, &thread);
+	return is_within(writing_back, WITHIN_WRITEBACK);
 }
 
 /*

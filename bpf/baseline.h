@@ -116,7 +116,7 @@ int turn(struct turn_args *args)
 	struct file_entry *file = bpf_map_lookup_elem(&files, &key);
 	__s64 before;
 
-	if (!file || file->generation != args->generation || file->events != args->events ||
+	if (!file || file->generation != args->generation || file->disk_events + file->other_events != args->events ||
 	    file->state != STATE_LIVE || !file->settled)
 		return TURN_CHANGED;
 	before = file->disk;

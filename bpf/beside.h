@@ -17,7 +17,7 @@ static __always_inline bool indexed(struct inode *overlay)
  */
 static __always_inline bool in_index_only(struct inode *overlay, struct inode *upper)
 {
-	return (BPF_CORE_READ(upper, i_mode) & S_IFMT) != S_IFDIR && BPF_CORE_READ(upper, i_nlink) == 1 &&
+	return (READ(false, upper, i_mode) & S_IFMT) != S_IFDIR && READ(false, upper, i_nlink) == 1 &&
 	       indexed(overlay);
 }
 
@@ -29,7 +29,7 @@ static __always_inline void shelve(struct file_entry *file, struct change *chang
 	file->state = STATE_SHELVED;
 	moved = exchange(&file->disk, 0);
 	__sync_fetch_and_add(&file->aside, moved);
-	__sync_fetch_and_add(&file->events, 1);
+	__sync_fetch_and_add(&file->other_events, 1);
 	change->disk = -moved;
 	if (file->size != SIZE_UNKNOWN)
 		change->size = -file->size;
@@ -43,19 +43,19 @@ static __always_inline void shelve(struct file_entry *file, struct change *chang
  */
 static __always_inline struct rename *left_by_rename(struct inode *inode)
 {
-	__u64 thread;
+	struct thread *thread;
 
-	if (renaming <= 0 || (BPF_CORE_READ(inode, i_mode) & S_IFMT) != S_IFCHR)
+	if (renaming <= 0 || (READ(false, inode, i_mode) & S_IFMT) != S_IFCHR)
 		return NULL;
-	thread = bpf_get_current_pid_tgid();
-	return bpf_map_lookup_elem(&renames, &thread);
+	thread = this_thread(false);
+	return thread && thread->rename.old ? &thread->rename : NULL;
 }
 
 /* left: the rename is done, and its whiteout in the place of what was renamed. */
 static __always_inline void left(struct dentry *old, struct file_key *whiteout)
 {
 	struct file_key key = *whiteout, parent_key = {};
-	struct file_entry *file = bpf_map_lookup_elem(&files, &key), *parent = parent_of(old, &parent_key);
+	struct file_entry *file = bpf_map_lookup_elem(&files, &key), *parent = parent_of(false, old, &parent_key);
 	struct process_id process;
 
 	if (!file || !parent || file->state != STATE_PENDING)

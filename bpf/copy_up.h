@@ -11,29 +11,33 @@
 ENTRY_PROGRAM("ovl_copy_up_one", copy_up_entry, struct dentry *parent, struct dentry *dentry, int flags)
 {
 	struct file_key key = {};
-	__u64 thread, subject = (__u64)dentry;
+	struct thread *thread;
 
 	/* The parent may join the ledger while this goes on: ask the layer's root. */
-	if (!find(upper_inode(BPF_CORE_READ(dentry, d_sb, s_root, d_inode)), &key))
+	if (!root_of(typed, dentry, &key))
 		return 0;
-	thread = bpf_get_current_pid_tgid();
-	if (bpf_map_update_elem(&copy_ups, &thread, &subject, BPF_NOEXIST) == 0)
+	thread = this_thread(true);
+	if (thread && !thread->copied_up) {
+		thread->copied_up = (__u64)dentry;
 		__sync_fetch_and_add(&copying_up, 1);
+	}
 	return 0;
 }
 
 EXIT_PROGRAM("ovl_copy_up_one", copy_up_exit, 1, ALL_CALLS, 3, struct dentry *parent, struct dentry *dentry, int flags, int ret)
 {
-	__u64 thread = bpf_get_current_pid_tgid();
+	struct thread *thread = copying_up > 0 ? this_thread(false) : NULL;
 	struct file_key key = {};
 	struct file_entry *file;
 	struct inode *inode;
 
-	if (copying_up <= 0 || bpf_map_delete_elem(&copy_ups, &thread))
+	if (!thread || !thread->copied_up)
 		return 0;
+	thread->copied_up = 0;
 	__sync_fetch_and_add(&copying_up, -1);
+	thread_left(thread);
 	/* With metacopy=on the data may have come later than the file. */
-	inode = upper_inode(BPF_CORE_READ(dentry, d_inode));
+	inode = upper_inode(READ(typed, dentry, d_inode));
 	file = find(inode, &key);
 	if (file)
 		disk_read(file, &key, inode);
@@ -46,11 +50,11 @@ EXIT_PROGRAM("ovl_copy_up_one", copy_up_exit, 1, ALL_CALLS, 3, struct dentry *pa
  * before tracing began; overlayfs has synced its data since. Or the file system does
  * not tell of allocations.
  */
-static __always_inline void joined(struct inode *inode, struct dentry *dentry, struct file_entry *parent,
-				   struct file_key *parent_key)
+static __always_inline void joined(const bool typed, struct inode *inode, struct dentry *dentry,
+				   struct file_entry *parent, struct file_key *parent_key)
 {
 	struct file_key key = {};
-	struct file_entry *file = find(inode, &key), fresh;
+	struct file_entry *file = find_as(typed, inode, &key), fresh;
 	struct process_id process;
 
 	if (!file) {
@@ -71,11 +75,11 @@ static __always_inline void joined(struct inode *inode, struct dentry *dentry, s
 		named_in(parent, parent_key, FILE_LINKED, file, &key, dentry, &process);
 		return;
 	}
-	file->mode = BPF_CORE_READ(inode, i_mode);
+	file->mode = READ(typed, inode, i_mode);
 	file->layer = parent->layer;
 	file->disk_method = parent->disk_method;
 	named_in(parent, parent_key, FILE_COPIED_UP, file, &key, dentry, &process);
-	published(file, &key, inode, BPF_CORE_READ(inode, i_size), &process, CAUSE_COPY_UP);
+	published(file, &key, inode, READ(typed, inode, i_size), &process, CAUSE_COPY_UP);
 }
 
 /*
@@ -98,7 +102,7 @@ static __always_inline void unforeseen(struct inode *inode)
  */
 EXIT_PROGRAM("vfs_link", link_exit, 26, OF_OLD_NAME, (idmapped ? 5 : 4))
 {
-	struct inode *inode = BPF_CORE_READ((struct dentry *)ctx[0], d_inode);
+	struct inode *inode = READ(typed, (struct dentry *)ctx[0], d_inode);
 	struct inode *dir = (void *)argument(ctx, 2);
 	struct dentry *subject = being_copied_up();
 	struct file_key key = {}, parent_key = {};
@@ -107,16 +111,16 @@ EXIT_PROGRAM("vfs_link", link_exit, 26, OF_OLD_NAME, (idmapped ? 5 : 4))
 
 	if (ret)
 		return 0;
-	parent = find(dir, &parent_key);
+	parent = find_as(typed, dir, &parent_key);
 	if (!subject) {
 		/*
 		 * The first name of an inode that is not known ends a copy-up that began
 		 * before tracing did; the upper dentry tells the name.
 		 */
-		if (parent && BPF_CORE_READ(inode, i_nlink) == 1 && !find(inode, &key))
-			joined(inode, (void *)argument(ctx, 3), parent, &parent_key);
+		if (parent && READ(typed, inode, i_nlink) == 1 && !find_as(typed, inode, &key))
+			joined(typed, inode, (void *)argument(ctx, 3), parent, &parent_key);
 	} else if (parent) {
-		joined(inode, subject, parent, &parent_key);
+		joined(typed, inode, subject, parent, &parent_key);
 	} else if (dir == upper_inode(BPF_CORE_READ(subject, d_parent, d_inode))) {
 		unforeseen(inode);
 	}
@@ -126,17 +130,17 @@ EXIT_PROGRAM("vfs_link", link_exit, 26, OF_OLD_NAME, (idmapped ? 5 : 4))
 /* All others have been moved from the work directory to where they belong. */
 ENTRY_PROGRAM("ovl_inode_update", copied_up_entry, struct inode *overlay, struct dentry *upper)
 {
-	struct inode *inode = BPF_CORE_READ(upper, d_inode);
-	struct inode *dir = BPF_CORE_READ(upper, d_parent, d_inode);
+	struct inode *inode = READ(typed, upper, d_inode);
+	struct inode *dir = READ(typed, READ(typed, upper, d_parent), d_inode);
 	struct dentry *subject = being_copied_up();
 	struct file_key key = {}, parent_key = {};
-	struct file_entry *file = find(inode, &key), *parent;
+	struct file_entry *file = find_as(typed, inode, &key), *parent;
 
 	if (!inode || (file && file->state != STATE_PENDING))
 		return 0;
-	parent = find(dir, &parent_key);
+	parent = find_as(typed, dir, &parent_key);
 	if (parent)
-		joined(inode, subject ? subject : upper, parent, &parent_key);
+		joined(typed, inode, subject ? subject : upper, parent, &parent_key);
 	else if (subject && dir == upper_inode(BPF_CORE_READ(subject, d_parent, d_inode)))
 		unforeseen(inode);
 	return 0;

@@ -81,6 +81,8 @@ static __always_inline void covered_after(struct file *file, long bytes)
 	struct counter *counter;
 	struct inode *inode;
 	__s64 *size, now;
+	__u32 zero = 0;
+	void *table;
 
 	if (bytes <= 0)
 		return;
@@ -90,7 +92,8 @@ static __always_inline void covered_after(struct file *file, long bytes)
 	counter_key.device = key.device;
 	counter_key.inode = key.inode;
 	current_process(&counter_key.process);
-	counter = counter_of(&counter_key);
+	table = bpf_map_lookup_elem(&counters, &zero);
+	counter = table ? other_counter(table, &counter_key) : NULL;
 	if (!counter) {
 		struct layer *layer = layer_of(counter_key.layer);
 

@@ -29,7 +29,7 @@ static __always_inline void quota_changed(const bool typed, struct inode *inode,
 		rename = left_by_rename(inode);
 		if (!rename)
 			return;
-		parent = parent_of((struct dentry *)rename->old, &parent_key);
+		parent = parent_of(false, (struct dentry *)rename->old, &parent_key);
 		if (!parent || parent->disk_method != DISK_QUOTA)
 			return;
 	}
@@ -42,22 +42,16 @@ static __always_inline void quota_changed(const bool typed, struct inode *inode,
 /* Between these two, what is allocated is the last writer's. */
 ENTRY_PROGRAM("do_writepages", writepages_entry, struct address_space *mapping)
 {
-	__u64 thread = bpf_get_current_pid_tgid();
 	struct file_key key = {};
-	__u8 one = 1;
 
-	if (!in_kernel_thread() && find_as(typed, READ(typed, mapping, host), &key) &&
-	    bpf_map_update_elem(&writebacks, &thread, &one, BPF_NOEXIST) == 0)
-		__sync_fetch_and_add(&writing_back, 1);
+	if (!in_kernel_thread() && find_as(typed, READ(typed, mapping, host), &key))
+		goes_into(&writing_back, WITHIN_WRITEBACK);
 	return 0;
 }
 
 EXIT_PROGRAM("do_writepages", writepages_exit, 23, ALL_CALLS, NO_RESULT, struct address_space *mapping)
 {
-	__u64 thread = bpf_get_current_pid_tgid();
-
-	if (writing_back > 0 && bpf_map_delete_elem(&writebacks, &thread) == 0)
-		__sync_fetch_and_add(&writing_back, -1);
+	comes_from(&writing_back, WITHIN_WRITEBACK);
 	return 0;
 }
 
@@ -74,10 +68,10 @@ ENTRY_PROGRAM("__dquot_free_space", quota_free_entry, struct inode *inode, __s64
 	return 0;
 }
 
-static __always_inline void blocks_changed(struct inode *inode)
+static __always_inline void blocks_changed(const bool typed, struct inode *inode)
 {
 	struct file_key key;
-	struct file_entry *file = find(inode, &key);
+	struct file_entry *file = find_as(typed, inode, &key);
 
 	if (file)
 		disk_read(file, &key, inode);
@@ -92,7 +86,7 @@ ENTRY_PROGRAM("xfs_iunlock", xfs_unlock_entry, struct xfs_inode *xfs, unsigned i
 {
 	if (!(flags & XFS_ILOCK_EXCL) || !bpf_core_type_exists(struct xfs_inode))
 		return 0;
-	blocks_changed((void *)xfs + bpf_core_field_offset(struct xfs_inode, i_vnode));
+	blocks_changed(typed, (void *)xfs + bpf_core_field_offset(struct xfs_inode, i_vnode));
 	return 0;
 }
 
@@ -110,7 +104,7 @@ EXIT_PROGRAM("btrfs_clear_delalloc_extent", btrfs_clear_exit, 21, ALL_CALLS, NO_
 			return 0;
 		inode += bpf_core_field_offset(struct btrfs_inode, vfs_inode);
 	}
-	blocks_changed(inode);
+	blocks_changed(false, inode);
 	return 0;
 }
 

@@ -35,7 +35,7 @@ enum file_op {
 
 enum record_kind {
 	RECORD_FILE = 1,
-	RECORD_COUNTER = 2,
+	RECORD_WAKE = 2,
 	RECORD_PROCESS = 3,
 	RECORD_EXECUTABLE = 4,
 	RECORD_COVERED = 5,
@@ -105,8 +105,8 @@ struct file_entry {
 	__s64 aside;
 	__s64 base_size; /* what settle, or a hook before it, took as the baseline */
 	__s64 base_disk; /* what settle took */
-	__u64 events; /* changes of size and disk */
-	__u64 disk_events; /* changes of disk */
+	__u64 disk_events; /* changes of disk that the file system told of */
+	__u64 other_events; /* all others of size and disk */
 	struct process_id writer; /* the last process that changed the file */
 	__u32 layer;
 	__u32 state;
@@ -114,6 +114,8 @@ struct file_entry {
 	__u8 settled;
 	__u8 plain; /* no overlay is above it */
 	__u16 disk_method;
+	__u32 slot; /* where in a table one of its counters was last */
+	__u32 pad;
 };
 
 /* device is 0 for files of the layer, else that of a file outside of it. */
@@ -125,7 +127,12 @@ struct counter_key {
 	__u32 device;
 };
 
+/*
+ * What a process changed of a file. Slot 0 of a table is no counter: its writes say
+ * how many slots after it are taken, or were wanted when the table was full.
+ */
 struct counter {
+	struct counter_key key;
 	__s64 size;
 	__s64 disk;
 	__s64 copy_up;
@@ -153,16 +160,15 @@ struct layer {
 /* Counts of records that did not fit the ring, by kind, and the like. */
 struct loss_counts {
 	__u64 file_records;
-	__u64 counter_records;
 	__u64 process_records;
 	__u64 long_paths;
 	__u64 calls; /* whose arguments there was no room for */
 };
 
-struct counter_record {
+/* Says nothing but that there is something to collect. */
+struct wake_record {
 	__u32 kind;
 	__u32 pad;
-	struct counter_key key;
 };
 
 struct file_record {

@@ -4,14 +4,35 @@
 
 /*
  * READ follows a pointer. One that the verifier knows the type of (typed, which has
- * to be a constant) is read as C reads, a few instructions; others by a helper that
- * takes ten times as many. What a typed pointer leads to is typed, too.
+ * to be a constant) is read as C reads, a few instructions. What a typed pointer leads
+ * to is typed, too. Others are given their type where the kernel can do that, and else
+ * read by a helper that takes ten times as many instructions.
  */
+#ifdef OLD_KERNEL
 #define READ(typed, from, field)                                              \
 	({                                                                    \
 		typeof(from) at_ = (from);                                    \
 		(typed) ? at_->field : BPF_CORE_READ(at_, field);             \
 	})
+#else
+/* Whether the kernel has bpf_rdonly_cast, for types of its own: since 6.2 (upstream a35b9af4ec2c). */
+const volatile bool casts = false;
+extern void *bpf_rdonly_cast(const void *pointer, __u32 type) __ksym __weak;
+
+#define READ(typed, from, field)                                              \
+	({                                                                    \
+		typeof(from) at_ = (from);                                    \
+		typeof(at_->field) value_;                                    \
+		if (typed)                                                    \
+			value_ = at_->field;                                  \
+		else if (casts)                                               \
+			value_ = ((typeof(at_))bpf_rdonly_cast(               \
+				at_, bpf_core_type_id_kernel(typeof(*at_))))->field; \
+		else                                                          \
+			value_ = BPF_CORE_READ(at_, field);                   \
+		value_;                                                       \
+	})
+#endif
 
 /* The task at work: as a typed pointer since 5.11 (upstream 3ca1032ab7ab). */
 #ifdef OLD_KERNEL
@@ -46,7 +67,7 @@ static __always_inline struct inode *upper_inode(struct inode *overlay)
 	if (!overlay)
 		return NULL;
 	upper = upper_dentry(overlay);
-	return upper ? BPF_CORE_READ(upper, d_inode) : NULL;
+	return upper ? READ(false, upper, d_inode) : NULL;
 }
 
 /*
@@ -118,17 +139,17 @@ static __noinline __s64 allocated_bytes(struct inode *inode, __u32 method)
 	if (method == DISK_XFS && bpf_core_type_exists(struct xfs_inode)) {
 		struct xfs_inode *xfs = (void *)inode - bpf_core_field_offset(struct xfs_inode, i_vnode);
 
-		bits = BPF_CORE_READ(inode, i_sb, s_blocksize_bits);
+		bits = READ(false, READ(false, inode, i_sb), s_blocksize_bits);
 		return (BPF_CORE_READ(xfs, i_nblocks) + BPF_CORE_READ(xfs, i_delayed_blks)) << bits;
 	}
-	bytes = ((__s64)BPF_CORE_READ(inode, i_blocks) << 9) + BPF_CORE_READ(inode, i_bytes);
+	bytes = ((__s64)READ(false, inode, i_blocks) << 9) + READ(false, inode, i_bytes);
 	if (method == DISK_BTRFS && bpf_core_type_exists(struct btrfs_inode)) {
 		struct btrfs_inode *btrfs = (void *)inode - bpf_core_field_offset(struct btrfs_inode, vfs_inode);
 
-		bits = BPF_CORE_READ(inode, i_sb, s_blocksize_bits);
+		bits = READ(false, READ(false, inode, i_sb), s_blocksize_bits);
 		bytes = align_up(bytes, bits);
 		/* In a directory that field is something else. */
-		if ((BPF_CORE_READ(inode, i_mode) & S_IFMT) == S_IFREG)
+		if ((READ(false, inode, i_mode) & S_IFMT) == S_IFREG)
 			bytes += align_up(BPF_CORE_READ(btrfs, new_delalloc_bytes), bits);
 	}
 	return bytes;

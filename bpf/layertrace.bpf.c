@@ -20,6 +20,7 @@
 
 #include "event.h"
 #include "kernel_compat.h"
+#include "thread.h"
 #include "maps.h"
 #include "program.h"
 #include "cgroup.h"
@@ -40,8 +41,8 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
  * appeared: an inode, or a further name of one (hardlink), has come into a directory of
  * a layer. reserved are bytes that are not in i_blocks yet: a new inode has none.
  */
-static __always_inline void appeared(struct dentry *dentry, struct inode *inode, struct file_entry *parent,
-				   struct file_key *parent_key, bool hardlink, __s64 reserved)
+static __always_inline void appeared(const bool typed, struct dentry *dentry, struct inode *inode,
+				   struct file_entry *parent, struct file_key *parent_key, bool hardlink, __s64 reserved)
 {
 	struct file_entry *file, fresh;
 	struct process_id process;
@@ -50,8 +51,8 @@ static __always_inline void appeared(struct dentry *dentry, struct inode *inode,
 	__s64 moved;
 
 	current_process(&process);
-	nlink = BPF_CORE_READ(inode, i_nlink);
-	file = find(inode, &key);
+	nlink = READ(typed, inode, i_nlink);
+	file = find_as(typed, inode, &key);
 
 	if (file && hardlink) {
 		if (file->state == STATE_DELETED && nlink) {
@@ -68,11 +69,11 @@ static __always_inline void appeared(struct dentry *dentry, struct inode *inode,
 		return;
 	}
 
-	new_entry(&fresh, parent, BPF_CORE_READ(inode, i_mode),
+	new_entry(&fresh, parent, READ(typed, inode, i_mode),
 		  nlink ? STATE_PENDING : STATE_DELETED);
 	fresh.aside = allocated_bytes(inode, fresh.disk_method) + reserved;
 	key.device = parent_key->device;
-	key.inode = BPF_CORE_READ(inode, i_ino);
+	key.inode = READ(typed, inode, i_ino);
 	/*
 	 * A page may be there already if the tracer's scan found the new name
 	 * first: then it is part of the baseline.
@@ -85,13 +86,14 @@ static __always_inline void appeared(struct dentry *dentry, struct inode *inode,
 	file = bpf_map_lookup_elem(&files, &key);
 	if (!file)
 		return;
-	announce_process(&process);
 	/* The dentry of an O_TMPFILE has a name that is none. */
 	named_in(parent, parent_key, FILE_CREATED, file, &key, nlink ? dentry : NULL, &process);
-	if (nlink)
-		published(file, &key, inode, BPF_CORE_READ(inode, i_size), &process, CAUSE_CREATE);
-	else
-		aside_changed(file, fresh.aside);
+	if (nlink) {
+		published(file, &key, inode, READ(typed, inode, i_size), &process, CAUSE_CREATE);
+		return;
+	}
+	aside_changed(file, fresh.aside);
+	announce_process(&process); /* as the first counter of a process does */
 }
 
 /*
@@ -102,12 +104,12 @@ static __always_inline void appeared(struct dentry *dentry, struct inode *inode,
 ENTRY_PROGRAM("ovl_instantiate", instantiate_entry, struct dentry *dentry, struct inode *overlay,
 	     struct dentry *upper, bool hardlink)
 {
-	struct inode *inode = BPF_CORE_READ(upper, d_inode);
+	struct inode *inode = READ(typed, upper, d_inode);
 	struct file_key parent_key = {};
-	struct file_entry *parent = parent_of(dentry, &parent_key);
+	struct file_entry *parent = parent_of(typed, dentry, &parent_key);
 
 	if (parent && inode)
-		appeared(dentry, inode, parent, &parent_key, hardlink, 0);
+		appeared(typed, dentry, inode, parent, &parent_key, hardlink, 0);
 	return 0;
 }
 
@@ -117,10 +119,10 @@ ENTRY_PROGRAM("ovl_instantiate", instantiate_entry, struct dentry *dentry, struc
  * stray notes that something without a page was moved to where pages are: from a
  * directory that the baseline scan has yet to enter into one that it has left.
  */
-static __always_inline void stray(struct dentry *dentry)
+static __always_inline void stray(const bool typed, struct dentry *dentry)
 {
 	struct file_key key = {};
-	struct file_entry *parent = parent_of(dentry, &key);
+	struct file_entry *parent = parent_of(typed, dentry, &key);
 	struct layer *layer;
 
 	if (!parent)
@@ -133,26 +135,26 @@ static __always_inline void stray(struct dentry *dentry)
 /* ovl_rename([idmap,] olddir, old, newdir, new, flags) */
 ENTRY_PROGRAM("ovl_rename", rename_entry)
 {
-	struct rename rename = { .old = argument(ctx, 2) };
-	__u64 thread = bpf_get_current_pid_tgid();
-	struct dentry *old = (void *)rename.old;
-	struct file_key key = {};
+	struct thread *thread = this_thread(true);
 
-	if (find(upper_inode(BPF_CORE_READ(old, d_sb, s_root, d_inode)), &key) &&
-	    bpf_map_update_elem(&renames, &thread, &rename, BPF_NOEXIST) == 0)
+	if (!thread)
+		return 0;
+	if (!thread->rename.old)
 		__sync_fetch_and_add(&renaming, 1);
+	thread->rename.old = argument(ctx, 2);
+	thread->rename.whiteout.inode = 0;
 	return 0;
 }
 
 /* Of several names of a file, just one changes. */
-static __always_inline bool has_others(struct file_entry *file, struct inode *overlay)
+static __always_inline bool has_others(const bool typed, struct file_entry *file, struct inode *overlay)
 {
-	return (file->mode & S_IFMT) != S_IFDIR && BPF_CORE_READ(overlay, i_nlink) > 1;
+	return (file->mode & S_IFMT) != S_IFDIR && READ(typed, overlay, i_nlink) > 1;
 }
 
-static __always_inline void moved(struct dentry *old, struct dentry *new, unsigned int flags)
+static __always_inline void moved(const bool typed, struct dentry *old, struct dentry *new, unsigned int flags)
 {
-	struct inode *source = BPF_CORE_READ(old, d_inode), *target = BPF_CORE_READ(new, d_inode);
+	struct inode *source = READ(typed, old, d_inode), *target = READ(typed, new, d_inode);
 	struct change change = { .causes = CAUSE_RENAME };
 	struct file_key key = {}, other_key = {};
 	struct file_entry *file, *other;
@@ -161,27 +163,27 @@ static __always_inline void moved(struct dentry *old, struct dentry *new, unsign
 
 	file = find(upper_inode(source), &key);
 	if (!file) {
-		stray(new);
+		stray(typed, new);
 		return;
 	}
 	current_process(&process);
 	other = find(upper_inode(target), &other_key);
 	if (other && flags & RENAME_EXCHANGE) {
-		several = has_others(other, target);
+		several = has_others(typed, other, target);
 		if (several)
-			named(FILE_UNLINKED, other, &other_key, new, &process);
+			named(typed, FILE_UNLINKED, other, &other_key, new, &process);
 	}
-	if (has_others(file, source)) {
-		named(FILE_LINKED, file, &key, new, &process);
-		named(FILE_UNLINKED, file, &key, old, &process);
+	if (has_others(typed, file, source)) {
+		named(typed, FILE_LINKED, file, &key, new, &process);
+		named(typed, FILE_UNLINKED, file, &key, old, &process);
 	} else {
-		named(FILE_RENAMED, file, &key, new, &process);
+		named(typed, FILE_RENAMED, file, &key, new, &process);
 	}
 	book(file, &key, &process, &change);
 	if (!other)
 		return;
 	if (flags & RENAME_EXCHANGE) {
-		named(several ? FILE_LINKED : FILE_RENAMED, other, &other_key, old, &process);
+		named(typed, several ? FILE_LINKED : FILE_RENAMED, other, &other_key, old, &process);
 	} else {
 		/* It may have other names; without any, unlinked has booked it. */
 		if (other->state != STATE_LIVE || !in_index_only(target, upper_inode(target)))
@@ -198,23 +200,20 @@ EXIT_PROGRAM("ovl_rename", rename_exit, 2, ALL_CALLS, 6)
 	struct dentry *old = (void *)argument(ctx, 2);
 	struct dentry *new = (void *)argument(ctx, 4);
 	unsigned int flags = argument(ctx, 5);
-	__u64 thread = bpf_get_current_pid_tgid();
+	struct thread *thread = this_thread(false);
 	struct file_key whiteout = {};
-	struct rename *rename;
 	int ret = ctx[6];
 
-	if (renaming > 0) {
-		rename = bpf_map_lookup_elem(&renames, &thread);
-		if (rename) {
-			whiteout = rename->whiteout;
-			bpf_map_delete_elem(&renames, &thread);
-			__sync_fetch_and_add(&renaming, -1);
-		}
+	if (thread && thread->rename.old) {
+		whiteout = thread->rename.whiteout;
+		thread->rename.old = 0;
+		__sync_fetch_and_add(&renaming, -1);
+		thread_left(thread);
 	}
 	/* Before 5.12 it has one argument less, and there only probes can reach it. */
 	if (ret)
 		return 0;
-	moved(old, new, flags);
+	moved(typed, old, new, flags);
 	if (whiteout.inode)
 		left(old, &whiteout);
 	return 0;
@@ -225,48 +224,43 @@ EXIT_PROGRAM("ovl_rename", rename_exit, 2, ALL_CALLS, 6)
  * of that name, so that a whiteout is left, shows in ovl_cleanup_and_whiteout
  * being called on the way.
  */
-ENTRY_PROGRAM("ovl_do_remove", remove_entry, struct dentry *dentry)
+ENTRY_PROGRAM("ovl_do_remove", remove_entry)
 {
-	__u64 thread = bpf_get_current_pid_tgid();
-	struct file_key key = {};
-	__u8 whiteout = 0;
+	struct thread *thread = this_thread(true);
 
-	/* The parent directory may be copied up only now: ask the layer's root. */
-	if (find(upper_inode(BPF_CORE_READ(dentry, d_sb, s_root, d_inode)), &key))
-		bpf_map_update_elem(&removals, &thread, &whiteout, BPF_ANY);
+	if (thread)
+		thread->within = (thread->within & ~LEAVES_WHITEOUT) | WITHIN_REMOVE;
 	return 0;
 }
 
 ENTRY_PROGRAM("ovl_cleanup_and_whiteout", whiteout_entry)
 {
-	__u64 thread = bpf_get_current_pid_tgid();
-	__u8 *whiteout = bpf_map_lookup_elem(&removals, &thread);
+	struct thread *thread = this_thread(false);
 
-	if (whiteout)
-		*whiteout = 1;
+	if (thread && thread->within & WITHIN_REMOVE)
+		thread->within |= LEAVES_WHITEOUT;
 	return 0;
 }
 
 EXIT_PROGRAM("ovl_do_remove", remove_exit, 3, ALL_CALLS, 2, struct dentry *dentry, int is_dir, int ret)
 {
 	struct change change = { .causes = CAUSE_DELETE };
-	struct inode *overlay = BPF_CORE_READ(dentry, d_inode);
-	__u64 thread = bpf_get_current_pid_tgid();
+	struct inode *overlay = READ(typed, dentry, d_inode);
+	struct thread *thread = this_thread(false);
 	struct file_key key = {}, parent_key = {};
 	struct file_event event = {};
 	struct process_id process;
 	struct file_entry *file, *parent;
 	bool whiteout = false;
-	__u8 *removal;
 
-	removal = bpf_map_lookup_elem(&removals, &thread);
-	if (removal) {
-		whiteout = *removal;
-		bpf_map_delete_elem(&removals, &thread);
+	if (thread) {
+		whiteout = thread->within & LEAVES_WHITEOUT;
+		thread->within &= ~(WITHIN_REMOVE | LEAVES_WHITEOUT);
+		thread_left(thread);
 	}
 	if (ret)
 		return 0;
-	parent = parent_of(dentry, &parent_key);
+	parent = parent_of(typed, dentry, &parent_key);
 	if (!parent)
 		return 0;
 	current_process(&process);
@@ -278,14 +272,14 @@ EXIT_PROGRAM("ovl_do_remove", remove_exit, 3, ALL_CALLS, 2, struct dentry *dentr
 				shelve(file, &change);
 			book(file, &key, &process, &change);
 		}
-		named(FILE_UNLINKED, file, &key, dentry, &process);
+		named_in(parent, &parent_key, FILE_UNLINKED, file, &key, dentry, &process);
 	}
 	if (!whiteout)
 		return 0;
 	announce_process(&process);
 	event.op = FILE_WHITEOUT;
 	event.layer = parent->layer;
-	event.mode = BPF_CORE_READ(dentry, d_inode, i_mode);
+	event.mode = READ(typed, overlay, i_mode);
 	event.parent_inode = parent_key.inode;
 	event.parent_generation = parent->generation;
 	event.process = process;
@@ -325,7 +319,7 @@ static __always_inline void unlinked(const bool typed, struct inode *inode)
 	moved = exchange(&file->disk, 0);
 	__sync_fetch_and_add(&file->aside, moved);
 	__sync_fetch_and_add(&layer->open_deleted, moved);
-	__sync_fetch_and_add(&file->events, 1);
+	__sync_fetch_and_add(&file->other_events, 1);
 	change.disk = -moved;
 	if ((file->mode & S_IFMT) != S_IFDIR && file->size != SIZE_UNKNOWN)
 		change.size = -file->size;
@@ -387,12 +381,18 @@ static __always_inline void written(const bool typed, struct file *to, __s64 byt
 
 	if (!file || file->plain) /* plain.h has programs of its own */
 		return;
+	/* What a copy is filled with, where the file system tells of allocations. */
+	if (file->state == STATE_PENDING && file->disk_method == DISK_QUOTA)
+		return;
 	disk_read(file, &key, inode);
 	size = READ(typed, inode, i_size);
 	if (being_copied_up()) {
 		/* With metacopy the data follow when the file is in the layer already. */
 		change.causes = CAUSE_COPY_UP;
 	} else if (bytes > 0) {
+		if (cause == CAUSE_WRITE && file->size == size && file->state != STATE_PENDING &&
+		    !in_kernel_thread() && counted_at_once(file, &key, bytes))
+			return;
 		change.written = bytes;
 		change.writes = 1;
 	} else if (bytes != -EIOCBQUEUED && file->size == size) {
@@ -419,12 +419,8 @@ EXIT_PROGRAM("backing_file_splice_write", backing_splice_exit, 7, OF_FILE(1), 6,
 /* And before 6.8. splice and sendfile end in vfs_iter_write there. */
 EXIT_PROGRAM("vfs_iter_write", iter_write_exit, 8, OF_FILE(0), 4, struct file *file, void *iter, void *pos, int flags, long ret)
 {
-	if (copying > 0) {
-		__u64 thread = bpf_get_current_pid_tgid();
-
-		if (bpf_map_lookup_elem(&copies, &thread))
-			ret = 0; /* copy_range_exit counts it */
-	}
+	if (is_within(copying, WITHIN_COPY))
+		ret = 0; /* copy_range_exit counts it */
 	written(typed, file, ret, CAUSE_WRITE);
 	return 0;
 }
@@ -442,7 +438,7 @@ ENTRY_PROGRAM("vfs_iocb_iter_write", iocb_queue_entry, struct file *file, struct
 	struct file_key key;
 	__u64 which = (__u64)iocb;
 
-	if (!find(BPF_CORE_READ(file, f_inode), &key))
+	if (!find_as(typed, READ(typed, file, f_inode), &key))
 		return 0;
 	current_process(&process);
 	announce_process(&process);
@@ -457,13 +453,13 @@ ENTRY_PROGRAM("vfs_iocb_iter_write", iocb_queue_entry, struct file *file, struct
 static __always_inline void completed(struct kiocb *iocb, long bytes)
 {
 	struct change change = { .causes = CAUSE_WRITE };
-	struct inode *inode = BPF_CORE_READ(iocb, ki_filp, f_inode);
+	struct inode *inode = READ(false, READ(false, iocb, ki_filp), f_inode);
 	struct process_id process, *beginner;
 	__u64 which = (__u64)iocb;
 	struct file_key key;
 	struct file_entry *file;
 
-	if (bytes <= 0 || !(BPF_CORE_READ(iocb, ki_flags) & IOCB_WRITE))
+	if (bytes <= 0 || !(READ(false, iocb, ki_flags) & IOCB_WRITE))
 		return;
 	file = find(inode, &key);
 	if (!file)
@@ -508,14 +504,14 @@ static __always_inline void rearranged(struct inode *inode, long result, __u32 c
 	if (!file)
 		return;
 	disk_read(file, &key, inode);
-	size = BPF_CORE_READ(inode, i_size);
+	size = READ(false, inode, i_size);
 	if (result >= 0 || file->size != size)
 		size_changed(false, file, &key, inode, &change);
 }
 
 EXIT_PROGRAM("vfs_fallocate", fallocate_exit, 10, OF_FILE(0), 4, struct file *file, int mode, __s64 offset, __s64 len, long ret)
 {
-	rearranged(BPF_CORE_READ(file, f_inode), ret, CAUSE_ALLOCATE);
+	rearranged(READ(typed, file, f_inode), ret, CAUSE_ALLOCATE);
 	return 0;
 }
 
@@ -526,13 +522,10 @@ EXIT_PROGRAM("vfs_fallocate", fallocate_exit, 10, OF_FILE(0), 4, struct file *fi
  */
 static __always_inline void copy_begins(struct file *out)
 {
-	__u64 thread = bpf_get_current_pid_tgid();
 	struct file_key key = {};
-	__u8 one = 1;
 
-	if (find(BPF_CORE_READ(out, f_inode), &key) &&
-	    bpf_map_update_elem(&copies, &thread, &one, BPF_NOEXIST) == 0)
-		__sync_fetch_and_add(&copying, 1);
+	if (find(READ(false, out, f_inode), &key))
+		goes_into(&copying, WITHIN_COPY);
 }
 
 ENTRY_PROGRAM("vfs_copy_file_range", copy_range_entry, struct file *in, __s64 pos_in, struct file *out)
@@ -544,12 +537,11 @@ ENTRY_PROGRAM("vfs_copy_file_range", copy_range_entry, struct file *in, __s64 po
 EXIT_PROGRAM("vfs_copy_file_range", copy_range_exit, 11, OF_FILE(2), 6, struct file *in, __s64 pos_in, struct file *out, __s64 pos_out,
 	     unsigned long len, unsigned int flags, long ret)
 {
-	__u64 thread = bpf_get_current_pid_tgid();
 	struct file_key key = {};
 
-	if (copying > 0 && find(BPF_CORE_READ(out, f_inode), &key) &&
-	    bpf_map_delete_elem(&copies, &thread) == 0)
-		__sync_fetch_and_add(&copying, -1);
+	/* Around the copy between files of the layer is that between files of the overlay. */
+	if (copying > 0 && find(READ(false, out, f_inode), &key))
+		comes_from(&copying, WITHIN_COPY);
 	written(typed, out, ret, CAUSE_WRITE);
 	return 0;
 }
@@ -557,7 +549,7 @@ EXIT_PROGRAM("vfs_copy_file_range", copy_range_exit, 11, OF_FILE(2), 6, struct f
 EXIT_PROGRAM("vfs_clone_file_range", clone_range_exit, 12, OF_FILE(2), 6, struct file *in, __s64 pos_in, struct file *out, __s64 pos_out,
 	     __s64 len, unsigned int flags, __s64 ret)
 {
-	rearranged(BPF_CORE_READ(out, f_inode), ret, CAUSE_CLONE);
+	rearranged(READ(typed, out, f_inode), ret, CAUSE_CLONE);
 	return 0;
 }
 
@@ -588,11 +580,11 @@ EXIT_PROGRAM("notify_change", notify_change_exit, 13, OF_DENTRY, NO_RESULT)
  * Extended attributes may take a block of their own, which the quota hooks book:
  * this tells why. ([idmap,] dentry, …)
  */
-static __always_inline void attributes_changed(struct dentry *dentry)
+static __always_inline void attributes_changed(const bool typed, struct dentry *dentry)
 {
 	struct change change = { .causes = CAUSE_METADATA };
 	struct file_key key;
-	struct file_entry *file = find(BPF_CORE_READ(dentry, d_inode), &key);
+	struct file_entry *file = find_as(typed, READ(typed, dentry, d_inode), &key);
 	struct process_id process;
 
 	if (!file || file->state == STATE_PENDING)
@@ -603,26 +595,26 @@ static __always_inline void attributes_changed(struct dentry *dentry)
 
 EXIT_PROGRAM("vfs_setxattr", setxattr_exit, 14, OF_DENTRY, NO_RESULT)
 {
-	attributes_changed((void *)argument(ctx, 1));
+	attributes_changed(typed, (void *)argument(ctx, 1));
 	return 0;
 }
 
 EXIT_PROGRAM("vfs_removexattr", removexattr_exit, 15, OF_DENTRY, NO_RESULT)
 {
-	attributes_changed((void *)argument(ctx, 1));
+	attributes_changed(typed, (void *)argument(ctx, 1));
 	return 0;
 }
 
 /* Where ACLs have entry points of their own (seen from 6.5 on). */
 EXIT_PROGRAM("vfs_set_acl", set_acl_exit, 16, OF_DENTRY, NO_RESULT)
 {
-	attributes_changed((void *)argument(ctx, 1));
+	attributes_changed(typed, (void *)argument(ctx, 1));
 	return 0;
 }
 
 EXIT_PROGRAM("vfs_remove_acl", remove_acl_exit, 24, OF_DENTRY, NO_RESULT)
 {
-	attributes_changed((void *)argument(ctx, 1));
+	attributes_changed(typed, (void *)argument(ctx, 1));
 	return 0;
 }
 

@@ -25,67 +25,172 @@ static __always_inline void overflow(__u32 layer_id, struct change *change)
 	__sync_fetch_and_add(&layer->overflow_events, 1);
 }
 
-/* Not on the stack, of which there is little. */
-const struct counter empty_counter = {};
-
 /*
- * new_counter enters a (file, process) of this interval and announces it, so
- * that userspace reads what changed and nothing else. A record that does not fit
- * is only counted: userspace then reads the whole table.
+ * take_slot takes the next slot of a table, 0 if there is none. What a program adds to
+ * is known to it since 5.12 (upstream 5ca419f2864a); before, it has to try which slot is
+ * free, and those that are taken are a prefix, since each takes the first that is free.
  */
-static __always_inline struct counter *new_counter(void *table, struct counter_key *key)
+#ifdef OLD_KERNEL
+#define CLAIM_B (1U << 31)
+#define TRIES 16
+
+static __always_inline __u32 take_slot(struct counter *head)
 {
-	struct counter_record *record;
+	__u32 next = head->writes, slot;
+	__u8 one = 1;
 
-	if (bpf_map_update_elem(table, key, &empty_counter, BPF_NOEXIST) == 0) {
-		record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
-		if (record) {
-			record->kind = RECORD_COUNTER;
-			record->key = *key;
-			bpf_ringbuf_submit(record, wake_flags());
-		} else {
-			struct loss_counts *lost = lost_records();
-
-			if (lost)
-				__sync_fetch_and_add(&lost->counter_records, 1);
+	for (int i = 0; i < TRIES; i++) {
+		slot = (next + 1 + i) | (head->key.device ? CLAIM_B : 0);
+		if (bpf_map_update_elem(&claims, &slot, &one, BPF_NOEXIST) == 0) {
+			__sync_fetch_and_add(&head->writes, 1);
+			return slot & ~CLAIM_B;
 		}
 	}
-	return bpf_map_lookup_elem(table, key);
+	return 0;
+}
+#else
+static __always_inline __u32 take_slot(struct counter *head)
+{
+	return __sync_fetch_and_add(&head->writes, 1) + 1;
+}
+#endif
+
+/*
+ * new_counter opens a counter of this interval, and wakes userspace if it wants to
+ * know of the first: a barrier is between this taking a slot and its looking at armed,
+ * as one is between userspace's setting it and looking at the slots (see arm).
+ */
+static __always_inline struct counter *new_counter(void *table, struct counter_key *key, __u32 *slot)
+{
+	struct counter *counter, *head;
+	struct wake_record *record;
+	__u32 at = 0;
+
+	head = bpf_map_lookup_elem(table, &at);
+	if (!head)
+		return NULL;
+	at = take_slot(head);
+	if (!at)
+		return NULL;
+	counter = bpf_map_lookup_elem(table, &at);
+	if (!counter)
+		return NULL;
+	counter->key = *key;
+	*slot = at;
+	if (!in_kernel_thread())
+		announce_process(&key->process);
+	if (armed) {
+		record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
+		if (record) {
+			record->kind = RECORD_WAKE;
+			bpf_ringbuf_submit(record, wake_flags());
+		}
+	}
+	return counter;
 }
 
-/* counter_of finds or enters the counter of a key; NULL if there is no room. */
-static __always_inline struct counter *counter_of(struct counter_key *key)
+static __always_inline bool same_process(struct process_id *one, struct process_id *other)
 {
+	return one->start_ns == other->start_ns && one->pid == other->pid && one->exec == other->exec;
+}
+
+/* other_counter finds or opens a counter that is not in its file's page. */
+static __always_inline struct counter *other_counter(void *table, struct counter_key *key)
+{
+	__u32 *known = bpf_map_lookup_elem(&others, key), slot = 0;
+	struct counter *counter;
+
+	if (known) {
+		slot = *known;
+		counter = bpf_map_lookup_elem(table, &slot);
+		if (counter && counter->key.inode == key->inode && counter->key.generation == key->generation &&
+		    counter->key.device == key->device && counter->key.layer == key->layer &&
+		    same_process(&counter->key.process, &key->process))
+			return counter;
+	}
+	counter = new_counter(table, key, &slot);
+	if (counter)
+		bpf_map_update_elem(&others, key, &slot, BPF_ANY);
+	return counter;
+}
+
+/* in_slot is the counter that the page of a file remembers; NULL if that is not the file's. */
+static __always_inline struct counter *in_slot(void *table, struct file_entry *file, __u64 inode)
+{
+	__u32 slot = file->slot;
+	struct counter *counter = bpf_map_lookup_elem(table, &slot);
+
+	if (counter && counter->key.generation == file->generation && counter->key.inode == inode &&
+	    counter->key.layer == file->layer)
+		return counter;
+	return NULL;
+}
+
+/*
+ * counter_of finds or opens the counter of a file and a process; NULL if there is no
+ * room. The first process that changes a file in an interval has its counter in the
+ * page.
+ */
+static __always_inline struct counter *counter_of(struct file_entry *file, __u64 inode, struct process_id *process)
+{
+	struct counter_key key = {};
+	struct counter *counter;
+	__u32 slot = 0;
+	void *table;
+
+	table = bpf_map_lookup_elem(&counters, &slot);
+	if (!table)
+		return NULL;
+	counter = in_slot(table, file, inode);
+	if (counter && same_process(&counter->key.process, process))
+		return counter;
+	key.inode = inode;
+	key.generation = file->generation;
+	key.process = *process;
+	key.layer = file->layer;
+	if (counter)
+		return other_counter(table, &key);
+	counter = new_counter(table, &key, &slot);
+	if (counter)
+		file->slot = slot;
+	return counter;
+}
+
+/*
+ * counted_at_once counts a write of the current process that changes nothing else, if
+ * that takes no more than adding it up: what most writes are.
+ */
+static __always_inline bool counted_at_once(struct file_entry *file, struct file_key *key, __u64 bytes)
+{
+	struct process_id process;
 	struct counter *counter;
 	__u32 zero = 0;
 	void *table;
 
 	table = bpf_map_lookup_elem(&counters, &zero);
 	if (!table)
-		return NULL;
-	counter = bpf_map_lookup_elem(table, key);
-	if (counter)
-		return counter;
-	if (!in_kernel_thread())
-		announce_process(&key->process);
-	return new_counter(table, key);
+		return false;
+	counter = in_slot(table, file, key->inode);
+	if (!counter || !(counter->causes & CAUSE_WRITE))
+		return false;
+	current_process(&process);
+	if (!same_process(&counter->key.process, &process) || !same_process(&file->writer, &process))
+		return false;
+	__sync_fetch_and_add(&counter->written, bytes);
+	__sync_fetch_and_add(&counter->writes, 1);
+	return true;
 }
 
 static __noinline int book(struct file_entry *file, struct file_key *where, struct process_id *process,
 		    struct change *change)
 {
-	struct counter_key key = {};
 	struct counter *counter;
 
 	if (!file || !where || !process || !change)
 		return 0;
-	key.inode = where->inode;
-	key.generation = file->generation;
-	key.process = *process;
-	key.layer = file->layer;
-	counter = counter_of(&key);
+	counter = counter_of(file, where->inode, process);
 	if (!counter) {
-		overflow(key.layer, change);
+		overflow(file->layer, change);
 		return 0;
 	}
 	if (change->size)
@@ -128,11 +233,10 @@ static __always_inline void disk_changed(struct file_entry *file, struct file_ke
 	__u32 state = file->state;
 	__s64 moved;
 
-	__sync_fetch_and_add(&file->events, 1);
 	__sync_fetch_and_add(&file->disk_events, 1);
-	if (actor(&process, file) && state == STATE_LIVE)
-		file->writer = process;
 	if (state == STATE_LIVE) {
+		if (actor(&process, file))
+			file->writer = process;
 		__sync_fetch_and_add(&file->disk, bytes);
 		book(file, key, &process, &change);
 		if (file->state == STATE_LIVE)
@@ -154,6 +258,7 @@ static __always_inline void disk_changed(struct file_entry *file, struct file_ke
 		return;
 	__sync_fetch_and_add(&file->disk, moved);
 	change.disk = moved;
+	actor(&process, file);
 	book(file, key, &process, &change);
 }
 
@@ -214,7 +319,7 @@ static __noinline __s64 disk_difference(struct file_entry *file, struct inode *i
 		if (before == now || (now < before && (file->mode & S_IFMT) == S_IFDIR && !in_use(file)))
 			break;
 		before = exchange(&file->disk, now);
-		__sync_fetch_and_add(&file->events, 1);
+		__sync_fetch_and_add(&file->other_events, 1);
 		if (before == DISK_UNKNOWN)
 			file->base_disk = now;
 		else
@@ -263,7 +368,7 @@ static __always_inline void size_difference(const bool typed, struct file_entry 
 			file->base_size = now;
 		else if (file->state == STATE_LIVE)
 			change->size += now - before;
-		__sync_fetch_and_add(&file->events, 1);
+		__sync_fetch_and_add(&file->other_events, 1);
 	}
 }
 

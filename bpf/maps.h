@@ -5,25 +5,51 @@
 #define RING_BYTES (4 << 20)
 #define MAX_LAYERS 4096
 
-struct counter_map {
-	__uint(type, BPF_MAP_TYPE_HASH);
+/*
+ * A table of counters is filled from its beginning in each interval, and read as
+ * memory. A counter is found by the slot that its file's page remembers, or, where
+ * several processes write a file, that `others` does; a wrong slot shows by the key.
+ * Two counters of one key do no harm: they are added up.
+ */
+struct counter_table {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 65536);
-	__type(key, struct counter_key);
+	__type(key, __u32);
 	__type(value, struct counter);
 };
 
-/* Two tables of counters: userspace owns the one that is not in `counters`. */
-struct counter_map counters_a SEC(".maps");
-struct counter_map counters_b SEC(".maps");
+/* Two of them: userspace owns the one that is not in `counters`. */
+struct counter_table counters_a SEC(".maps");
+struct counter_table counters_b SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__array(values, struct counter_map);
+	__array(values, struct counter_table);
 } counters SEC(".maps") = {
 	.values = { &counters_a },
 };
+
+/* Slots of counters that are not in their file's page. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct counter_key);
+	__type(value, __u32);
+} others SEC(".maps");
+
+#ifdef OLD_KERNEL
+/* Slots that are taken, of both tables (see take_slot): the second one's have CLAIM_B. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 131072);
+	__type(key, __u32);
+	__type(value, __u8);
+} claims SEC(".maps");
+#endif
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -42,30 +68,6 @@ struct {
 	__type(value, struct layer);
 } layers SEC(".maps");
 
-/* Threads inside ovl_copy_up_one, with the dentry that is being copied up. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, __u64);
-	__type(value, __u64);
-} copy_ups SEC(".maps");
-
-/* Threads inside vfs_copy_file_range to a file of the ledger. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, __u64);
-	__type(value, __u8);
-} copies SEC(".maps");
-
-/* Threads that write a file of the ledger back. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, __u64);
-	__type(value, __u8);
-} writebacks SEC(".maps");
-
 /*
  * Who began the asynchronous writes of overlayfs, by its kiocb. Each use of one begins
  * with an update, so that it does no harm if some stay: those that ended at once.
@@ -76,27 +78,6 @@ struct {
 	__type(key, __u64);
 	__type(value, struct process_id);
 } queued SEC(".maps");
-
-/* Threads inside ovl_do_remove, and whether it has left a whiteout. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, __u64);
-	__type(value, __u8);
-} removals SEC(".maps");
-
-/* Threads inside ovl_rename, with the dentry that is renamed and the whiteout it leaves. */
-struct rename {
-	__u64 old;
-	struct file_key whiteout; /* inode 0: none, or none that takes a block */
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, __u64);
-	__type(value, struct rename);
-} renames SEC(".maps");
 
 /* Processes and executables that userspace has been told of. */
 struct {
@@ -138,17 +119,8 @@ struct {
 volatile __u32 watched_device = 0;
 /* Set by userspace before it sleeps: the next record must wake it. */
 volatile __s64 armed = 0;
-/* Threads in ovl_copy_up_one now: spares everyone else a lookup. */
-volatile __s64 copying_up = 0;
-/* The same of copies. */
-volatile __s64 copying = 0;
-/* The same of writebacks. */
-volatile __s64 writing_back = 0;
-/* The same of renames. */
-volatile __s64 renaming = 0;
 
 /* Types that only the ring and the tracer's own calls use: keeps them in the BTF. */
-const struct counter_record *counter_record_type __attribute__((unused));
 const struct file_record *file_record_type __attribute__((unused));
 const struct file_record_short *file_record_short_type __attribute__((unused));
 const struct process_record *process_record_type __attribute__((unused));
@@ -178,7 +150,7 @@ static __noinline __u32 subvolume_device(struct inode *inode)
 	struct btrfs_inode *btrfs;
 
 	if (!inode || !bpf_core_type_exists(struct btrfs_inode) ||
-	    BPF_CORE_READ(inode, i_sb, s_magic) != BTRFS_SUPER_MAGIC)
+	    READ(false, READ(false, inode, i_sb), s_magic) != BTRFS_SUPER_MAGIC)
 		return 0;
 	btrfs = (void *)inode - bpf_core_field_offset(struct btrfs_inode, vfs_inode);
 	return BPF_CORE_READ(btrfs, root, anon_dev);
@@ -214,18 +186,6 @@ static __always_inline struct file_entry *find_as(const bool typed, struct inode
 static __always_inline struct file_entry *find(struct inode *inode, struct file_key *key)
 {
 	return find_as(false, inode, key);
-}
-
-/* being_copied_up is what the current thread is copying up; NULL for nothing. */
-static __always_inline struct dentry *being_copied_up(void)
-{
-	__u64 thread, *subject;
-
-	if (copying_up <= 0)
-		return NULL;
-	thread = bpf_get_current_pid_tgid();
-	subject = bpf_map_lookup_elem(&copy_ups, &thread);
-	return subject ? (struct dentry *)*subject : NULL;
 }
 
 static __always_inline struct layer *layer_of(__u32 id)

@@ -10,7 +10,7 @@
 /* parent_in_plain is parent_of where no overlay is in between. */
 static __always_inline struct file_entry *parent_in_plain(struct dentry *dentry, struct file_key *key)
 {
-	struct file_entry *parent = find(BPF_CORE_READ(dentry, d_parent, d_inode), key);
+	struct file_entry *parent = find(READ(false, READ(false, dentry, d_parent), d_inode), key);
 
 	return parent && parent->plain ? parent : NULL;
 }
@@ -24,11 +24,11 @@ static __always_inline void instantiated(struct dentry *dentry, struct inode *in
 	struct file_key key = {}, parent_key = {};
 	struct file_entry *parent;
 
-	if (!inode || !device_watched(BPF_CORE_READ(inode, i_sb, s_dev)))
+	if (!inode || !device_watched(READ(false, READ(false, inode, i_sb), s_dev)))
 		return;
 	parent = parent_in_plain(dentry, &parent_key);
 	if (parent)
-		appeared(dentry, inode, parent, &parent_key, find(inode, &key), 0);
+		appeared(false, dentry, inode, parent, &parent_key, find(inode, &key), 0);
 }
 
 ENTRY_PROGRAM("d_instantiate", plain_instantiate_entry, struct dentry *dentry, struct inode *inode)
@@ -62,7 +62,7 @@ EXIT_PROGRAM("d_tmpfile", plain_tmpfile_exit, 41, ALL_CALLS, NO_RESULT)
 /* Of several names of a file, just one changes. */
 static __always_inline bool one_of_several(struct file_entry *file, struct inode *inode)
 {
-	return (file->mode & S_IFMT) != S_IFDIR && BPF_CORE_READ(inode, i_nlink) > 1;
+	return (file->mode & S_IFMT) != S_IFDIR && READ(false, inode, i_nlink) > 1;
 }
 
 /* How far up belongs_below looks. */
@@ -80,10 +80,10 @@ static __noinline bool belongs_below(struct dentry *dentry)
 	struct file_key key;
 
 	for (int i = 0; i < LEVELS; i++) {
-		parent = BPF_CORE_READ(dentry, d_parent);
+		parent = READ(false, dentry, d_parent);
 		if (parent == dentry)
 			return false;
-		file = find(BPF_CORE_READ(parent, d_inode), &key);
+		file = find(READ(false, parent, d_inode), &key);
 		if (file)
 			return file->plain;
 		dentry = parent;
@@ -100,18 +100,18 @@ static __noinline bool belongs_below(struct dentry *dentry)
  */
 ENTRY_PROGRAM("d_move", plain_enter_entry, struct dentry *from, struct dentry *to)
 {
-	struct inode *inode = BPF_CORE_READ(from, d_inode);
+	struct inode *inode = READ(false, from, d_inode);
 	struct file_key key = {}, parent_key = {};
 	struct file_entry *parent;
 	struct layer *layer;
 
-	if (!inode || !device_watched(BPF_CORE_READ(inode, i_sb, s_dev)))
+	if (!inode || !device_watched(READ(false, READ(false, inode, i_sb), s_dev)))
 		return 0;
 	parent = parent_in_plain(to, &parent_key);
 	if (!parent || find(inode, &key))
 		return 0;
 	if (!belongs_below(from)) {
-		appeared(to, inode, parent, &parent_key, false,
+		appeared(false, to, inode, parent, &parent_key, false,
 			 parent->disk_method == DISK_QUOTA ? reserved_bytes(inode) : 0);
 		return 0;
 	}
@@ -127,14 +127,14 @@ ENTRY_PROGRAM("d_move", plain_enter_entry, struct dentry *from, struct dentry *t
  */
 ENTRY_PROGRAM("d_move", plain_leave_entry, struct dentry *from, struct dentry *to)
 {
-	struct inode *inode = BPF_CORE_READ(from, d_inode);
+	struct inode *inode = READ(false, from, d_inode);
 	struct change change = { .causes = CAUSE_RENAME };
 	struct file_key key = {}, parent_key = {};
 	struct file_event gone = {};
 	struct file_entry *file, *parent;
 	struct process_id process;
 
-	if (!inode || !device_watched(BPF_CORE_READ(inode, i_sb, s_dev)))
+	if (!inode || !device_watched(READ(false, READ(false, inode, i_sb), s_dev)))
 		return 0;
 	file = find(inode, &key);
 	if (!file || !file->plain || (file->mode & S_IFMT) == S_IFDIR || belongs_below(to))
@@ -145,7 +145,7 @@ ENTRY_PROGRAM("d_move", plain_leave_entry, struct dentry *from, struct dentry *t
 	current_process(&process);
 	announce_process(&process);
 	named_in(parent, &parent_key, FILE_UNLINKED, file, &key, from, &process);
-	if (BPF_CORE_READ(inode, i_nlink) > 1)
+	if (READ(false, inode, i_nlink) > 1)
 		return 0;
 	if (file->state == STATE_LIVE) {
 		disk_read(file, &key, inode);
@@ -167,14 +167,14 @@ ENTRY_PROGRAM("d_move", plain_leave_entry, struct dentry *from, struct dentry *t
 /* A rename has been done; the dentries are about to follow. */
 static __always_inline void relocated(struct dentry *from, struct dentry *to, bool exchange)
 {
-	struct inode *inode = BPF_CORE_READ(from, d_inode), *target = BPF_CORE_READ(to, d_inode);
+	struct inode *inode = READ(false, from, d_inode), *target = READ(false, to, d_inode);
 	struct file_key key = {}, other_key = {}, old_key = {}, new_key = {};
 	struct change change = { .causes = CAUSE_RENAME };
 	struct file_entry *file, *other = NULL, *old, *new;
 	struct process_id process;
 	bool several = false;
 
-	if (!inode || !device_watched(BPF_CORE_READ(inode, i_sb, s_dev)))
+	if (!inode || !device_watched(READ(false, READ(false, inode, i_sb), s_dev)))
 		return;
 	new = parent_in_plain(to, &new_key);
 	file = find(inode, &key);
@@ -222,13 +222,13 @@ ENTRY_PROGRAM("d_exchange", plain_exchange_entry, struct dentry *one, struct den
 ENTRY_PROGRAM("d_delete", plain_delete_entry, struct dentry *dentry)
 {
 	struct change change = { .causes = CAUSE_DELETE };
-	struct inode *inode = BPF_CORE_READ(dentry, d_inode);
+	struct inode *inode = READ(false, dentry, d_inode);
 	struct file_key key = {}, parent_key = {};
 	struct file_entry *file, *parent;
 	struct process_id process;
 	struct layer *layer;
 
-	if (!inode || !device_watched(BPF_CORE_READ(inode, i_sb, s_dev)))
+	if (!inode || !device_watched(READ(false, READ(false, inode, i_sb), s_dev)))
 		return 0;
 	parent = parent_in_plain(dentry, &parent_key);
 	if (!parent)
@@ -265,7 +265,7 @@ static __always_inline void plain_performed(struct inode *inode)
 
 	if (!file || !file->plain)
 		return;
-	size = BPF_CORE_READ(inode, i_size);
+	size = READ(false, inode, i_size);
 	if (file->size != size)
 		size_changed(false, file, &key, inode, &change);
 }
@@ -291,9 +291,9 @@ static __always_inline void plain_writing(struct kiocb *iocb)
 	struct file_key key;
 	struct file_entry *file;
 
-	if (!BPF_CORE_READ(iocb, ki_complete))
+	if (!READ(false, iocb, ki_complete))
 		return;
-	file = find(BPF_CORE_READ(iocb, ki_filp, f_inode), &key);
+	file = find(READ(false, READ(false, iocb, ki_filp), f_inode), &key);
 	if (!file || !file->plain)
 		return;
 	/* It may be over, in whatever context, before the call returns. */
@@ -304,8 +304,8 @@ static __always_inline void plain_writing(struct kiocb *iocb)
 
 static __always_inline void plain_written(struct kiocb *iocb, long ret)
 {
-	struct inode *inode = BPF_CORE_READ(iocb, ki_filp, f_inode);
-	__u64 thread = bpf_get_current_pid_tgid(), request = (__u64)iocb;
+	struct inode *inode = READ(false, READ(false, iocb, ki_filp), f_inode);
+	__u64 request = (__u64)iocb;
 	struct change change = { .causes = CAUSE_WRITE };
 	struct process_id process;
 	struct file_key key;
@@ -313,12 +313,12 @@ static __always_inline void plain_written(struct kiocb *iocb, long ret)
 
 	if (!file || !file->plain)
 		return;
-	if (ret != -EIOCBQUEUED && BPF_CORE_READ(iocb, ki_complete))
+	if (ret != -EIOCBQUEUED && READ(false, iocb, ki_complete))
 		bpf_map_delete_elem(&queued, &request);
 	disk_read(file, &key, inode);
 	if (ret <= 0 && ret != -EIOCBQUEUED)
 		return;
-	if (ret > 0 && !(copying > 0 && bpf_map_lookup_elem(&copies, &thread))) {
+	if (ret > 0 && !is_within(copying, WITHIN_COPY)) {
 		change.written = ret;
 		change.writes = 1;
 	}
@@ -326,7 +326,7 @@ static __always_inline void plain_written(struct kiocb *iocb, long ret)
 	 * The lock has been let go of: another process may be about to book what it
 	 * has appended. Where this write's end is in the books, so is all of it.
 	 */
-	if (ret > 0 && file->size < BPF_CORE_READ(iocb, ki_pos)) {
+	if (ret > 0 && file->size < READ(false, iocb, ki_pos)) {
 		size_changed(false, file, &key, inode, &change);
 		return;
 	}
@@ -346,7 +346,7 @@ EXIT_PROGRAM("vfs_copy_file_range", plain_copy_range_exit, 45, OF_FILE(2), 6, st
 	     __s64 pos_out, unsigned long len, unsigned int flags, long ret)
 {
 	struct change change = { .written = ret, .writes = 1, .causes = CAUSE_WRITE };
-	struct inode *inode = BPF_CORE_READ(out, f_inode);
+	struct inode *inode = READ(false, out, f_inode);
 	struct file_key key;
 	struct file_entry *file = find(inode, &key);
 

@@ -47,6 +47,35 @@ struct {
 	__type(value, struct call);
 } calls SEC(".maps");
 
+#ifndef OLD_KERNEL
+/*
+ * thread_call is where a thread keeps the arguments of a function that writes and changes
+ * of attributes pass, as many as its program asks for; negative for others.
+ */
+static __always_inline int thread_call(__u64 hook)
+{
+	switch (hook) {
+	case 4: /* drop_nlink */
+		return 0;
+	case 6: /* backing_file_write_iter */
+		return 1;
+	case 8: /* vfs_iter_write */
+		return 2;
+	case 9: /* vfs_iocb_iter_write */
+		return 3;
+	case 13: /* notify_change */
+		return 4;
+	case 17: /* __dquot_alloc_space */
+		return 5;
+	case 22: /* do_page_mkwrite */
+		return 6;
+	case 23: /* do_writepages */
+		return 7;
+	}
+	return -1;
+}
+#endif
+
 /*
  * enter keeps the arguments of a call for its return. Functions that overlayfs
  * calls once more, on the layer's file, from inside a call on its own are kept
@@ -57,8 +86,18 @@ static __always_inline void enter(__u64 hook, struct inode *inode, unsigned long
 	struct call_key key = { .thread = bpf_get_current_pid_tgid(), .hook = hook };
 	struct call call;
 
-	if (inode && !device_watched(BPF_CORE_READ(inode, i_sb, s_dev)))
+	if (inode && !device_watched(READ(false, READ(false, inode, i_sb), s_dev)))
 		return;
+#ifndef OLD_KERNEL
+	if (thread_call(hook) >= 0) {
+		struct thread *thread = this_thread(true);
+
+		if (thread) {
+			__builtin_memcpy(thread->arguments[thread_call(hook)], arguments, sizeof(thread->arguments[0]));
+			return;
+		}
+	}
+#endif
 	__builtin_memcpy(&call, arguments, sizeof(call));
 	if (bpf_map_update_elem(&calls, &key, &call, BPF_ANY)) {
 		struct loss_counts *lost = lost_records();
@@ -72,8 +111,23 @@ static __always_inline void enter(__u64 hook, struct inode *inode, unsigned long
 static __always_inline bool leave(__u64 hook, unsigned long long *arguments)
 {
 	struct call_key key = { .thread = bpf_get_current_pid_tgid(), .hook = hook };
-	struct call *call = bpf_map_lookup_elem(&calls, &key);
+	struct call *call;
 
+#ifndef OLD_KERNEL
+	if (thread_call(hook) >= 0) {
+		struct thread *thread = this_thread(false);
+
+		if (thread && thread->arguments[thread_call(hook)][0]) {
+			__builtin_memcpy(arguments, thread->arguments[thread_call(hook)], sizeof(thread->arguments[0]));
+			thread->arguments[thread_call(hook)][0] = 0;
+			thread_left(thread);
+			return true;
+		}
+		if (!elsewhere)
+			return false;
+	}
+#endif
+	call = bpf_map_lookup_elem(&calls, &key);
 	if (!call)
 		return false;
 	__builtin_memcpy(arguments, call, sizeof(*call));
@@ -100,12 +154,12 @@ static __always_inline bool leave(__u64 hook, unsigned long long *arguments)
 	})
 
 /* What an exit program asks enter to look at, by the number of the argument. */
-#define OF_FILE(n) BPF_CORE_READ((struct file *)ctx[n], f_inode)
-#define OF_DENTRY BPF_CORE_READ((struct dentry *)argument(ctx, 1), d_inode)
-#define OF_IOCB BPF_CORE_READ((struct kiocb *)ctx[0], ki_filp, f_inode)
+#define OF_FILE(n) READ(false, (struct file *)ctx[n], f_inode)
+#define OF_DENTRY READ(false, (struct dentry *)argument(ctx, 1), d_inode)
+#define OF_IOCB READ(false, READ(false, (struct kiocb *)ctx[0], ki_filp), f_inode)
 #define OF_INODE(n) ((struct inode *)ctx[n])
 #define OF_FAULT BPF_CORE_READ((struct vm_fault *)ctx[0], vma, vm_file, f_inode)
-#define OF_OLD_NAME BPF_CORE_READ((struct dentry *)ctx[0], d_inode)
+#define OF_OLD_NAME READ(false, (struct dentry *)ctx[0], d_inode)
 #define ALL_CALLS NULL
 
 /* typed: whether the arguments are pointers that the verifier knows, see READ. */
@@ -116,6 +170,11 @@ static __always_inline bool leave(__u64 hook, unsigned long long *arguments)
 	_Pragma("GCC diagnostic pop")
 
 /* ENTRY_PROGRAM defines a program at a function's entry; its body follows. */
+#ifdef BODIES_ONLY
+#define ENTRY_PROGRAM(target, name, args...)                                         \
+	static __always_inline __attribute__((unused)) int name##_body(const bool typed, \
+					       unsigned long long *ctx, ##args)
+#else
 #define ENTRY_PROGRAM(target, name, args...)                                     \
 	static __always_inline int name##_body(const bool typed,             \
 					       unsigned long long *ctx, ##args); \
@@ -133,6 +192,7 @@ static __always_inline bool leave(__u64 hook, unsigned long long *arguments)
 		return 0;                                                    \
 	}                                                                    \
 	static __always_inline int name##_body(const bool typed, unsigned long long *ctx, ##args)
+#endif
 
 /*
  * EXIT_PROGRAM defines a program at a function's return; its body follows. id
@@ -141,6 +201,9 @@ static __always_inline bool leave(__u64 hook, unsigned long long *arguments)
  * it does not.
  */
 #define NO_RESULT 7
+#ifdef BODIES_ONLY
+#define EXIT_PROGRAM(target, name, id, subject, result, args...) ENTRY_PROGRAM(target, name, ##args)
+#else
 #define EXIT_PROGRAM(target, name, id, subject, result, args...)                 \
 	static __always_inline int name##_body(const bool typed,             \
 					       unsigned long long *ctx, ##args); \
@@ -168,3 +231,4 @@ static __always_inline bool leave(__u64 hook, unsigned long long *arguments)
 		return 0;                                                    \
 	}                                                                    \
 	static __always_inline int name##_body(const bool typed, unsigned long long *ctx, ##args)
+#endif

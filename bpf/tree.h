@@ -43,8 +43,8 @@ static __noinline int emit_file(struct file_event *event)
 		return 0;
 	dentry = event->dentry;
 	if (dentry) {
-		length = BPF_CORE_READ(dentry, d_name.len);
-		name = BPF_CORE_READ(dentry, d_name.name);
+		length = READ(false, dentry, d_name.len);
+		name = READ(false, dentry, d_name.name);
 	}
 	if (length <= SHORT_NAME) {
 		brief = bpf_ringbuf_reserve(&events, sizeof(*brief), 0);
@@ -72,9 +72,17 @@ full:
 }
 
 /* parent_of finds the ledger's page of the directory that a dentry is in. */
-static __always_inline struct file_entry *parent_of(struct dentry *dentry, struct file_key *key)
+static __always_inline struct file_entry *parent_of(const bool typed, struct dentry *dentry, struct file_key *key)
 {
-	return find(upper_inode(BPF_CORE_READ(dentry, d_parent, d_inode)), key);
+	return find(upper_inode(READ(typed, READ(typed, dentry, d_parent), d_inode)), key);
+}
+
+/* root_of finds that of the root of the layer that a dentry is in. */
+static __always_inline struct file_entry *root_of(const bool typed, struct dentry *dentry, struct file_key *key)
+{
+	struct dentry *root = READ(typed, READ(typed, dentry, d_sb), s_root);
+
+	return find(upper_inode(READ(typed, root, d_inode)), key);
 }
 
 /* named_in sends where a file of the ledger can be found from now on. */
@@ -96,11 +104,11 @@ static __always_inline void named_in(struct file_entry *parent, struct file_key 
 	emit_file(&event);
 }
 
-static __always_inline void named(__u32 op, struct file_entry *file, struct file_key *key,
+static __always_inline void named(const bool typed, __u32 op, struct file_entry *file, struct file_key *key,
 				  struct dentry *dentry, struct process_id *process)
 {
 	struct file_key parent_key = {};
-	struct file_entry *parent = parent_of(dentry, &parent_key);
+	struct file_entry *parent = parent_of(typed, dentry, &parent_key);
 
 	if (parent)
 		named_in(parent, &parent_key, op, file, key, dentry, process);
@@ -152,7 +160,7 @@ static __always_inline void published(struct file_entry *file, struct file_key *
 	/* Who has put bytes aside in this moment may not have seen that it is live. */
 	if (inode && file->disk_method != DISK_QUOTA)
 		change.disk += disk_difference(file, inode);
-	__sync_fetch_and_add(&file->events, 1);
+	__sync_fetch_and_add(&file->other_events, 1);
 	if (cause == CAUSE_COPY_UP)
 		change.copy_up = directory ? change.disk : size;
 	book(file, key, process, &change);

@@ -430,7 +430,7 @@ func (t *Tracer) Entry(device, inode uint64) (Entry, bool, error) {
 		Mode:       page.Mode,
 		Size:       page.Size,
 		Disk:       page.Disk + page.Aside,
-		Events:     page.Events,
+		Events:     page.DiskEvents + page.OtherEvents,
 		Deleted:    page.State == stateDeleted,
 		LastWriter: processID(page.Writer),
 	}, true, nil

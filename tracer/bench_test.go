@@ -18,11 +18,6 @@ func BenchmarkDecode(b *testing.B) {
 	var executable ledgerExecutableKey
 	executable.Inode = 7
 	raw := map[string]func(i int) []byte{
-		"counter": func(i int) []byte {
-			record := ledgerCounterRecord{Kind: recordCounter}
-			record.Key.Inode = uint64(i)
-			return append([]byte(nil), bytesOf(&record)...)
-		},
 		"file": func(i int) []byte {
 			name := fmt.Sprintf("file-%010d.data", i)
 			record := ledgerFileRecordShort{Kind: recordFile, Op: uint32(event.FileCreated), Inode: uint64(i), NameLen: uint32(len(name))}
@@ -37,7 +32,7 @@ func BenchmarkDecode(b *testing.B) {
 		},
 	}
 	const records = 1000
-	for _, kind := range []string{"counter", "file", "process"} {
+	for _, kind := range []string{"file", "process"} {
 		b.Run(kind, func(b *testing.B) {
 			var all [records][]byte
 			for i := range all {
@@ -51,9 +46,28 @@ func BenchmarkDecode(b *testing.B) {
 				for i := range all {
 					t.decode(all[i])
 				}
-				t.pending.batch, t.pending.keys = event.Batch{}, nil
+				t.pending.batch = event.Batch{}
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/records, "ns/record")
 		})
 	}
+}
+
+// BenchmarkCounters is the reading of a table of 1,000 counters.
+func BenchmarkCounters(b *testing.B) {
+	const count = 1000
+	counters := make([]ledgerCounter, count)
+	var t Tracer
+	t.pending.init()
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range counters {
+			counters[i].Key.Inode = uint64(i)
+			counters[i].Size = 4096
+		}
+		var batch event.Batch
+		t.addAll(&batch, counters)
+		clear(counters)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/count, "ns/counter")
 }

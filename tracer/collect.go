@@ -19,15 +19,11 @@ import (
 // Kinds of ring records.
 const (
 	recordFile       = 1
-	recordCounter    = 2
+	recordWake       = 2
 	recordProcess    = 3
 	recordExecutable = 4
 	recordCovered    = 5
 )
-
-// readWhole is from how many announced keys on it takes less to read a whole table,
-// of which the kernel hands out thousands at a time, than key by key.
-const readWhole = 1024
 
 // maxPaths bounds how many executables' and covered files' paths are remembered.
 const maxPaths = 8192
@@ -39,7 +35,6 @@ const defaultMaxNames = 1 << 19
 // pending is what the reader has taken from the ring since the last Collect.
 type pending struct {
 	batch       event.Batch
-	keys        []ledgerCounterKey
 	executables map[ledgerExecutableKey]string
 	covered     map[ledgerFileKey]string
 }
@@ -92,10 +87,7 @@ func (t *Tracer) decode(raw []byte) {
 	switch kind {
 	case recordFile:
 		t.decodeFile(raw)
-	case recordCounter:
-		if record, ok := as[ledgerCounterRecord](raw); ok {
-			t.pending.keys = append(t.pending.keys, record.Key)
-		}
+	case recordWake: // the reader wakes at any record
 	case recordProcess:
 		if record, ok := as[ledgerProcessRecord](raw); ok {
 			t.pending.batch.Processes = append(t.pending.batch.Processes, t.process(&record))
@@ -204,7 +196,6 @@ func (t *Tracer) collect() (*event.Batch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("changing the table of counters: %w", err)
 	}
-	table := t.tables[ours]
 	t.letRead(true)
 	err = t.flush()
 	t.letRead(false)
@@ -214,31 +205,11 @@ func (t *Tracer) collect() (*event.Batch, error) {
 
 	t.mu.Lock()
 	batch := t.pending.batch
-	keys := t.pending.keys
-	t.pending.batch, t.pending.keys = event.Batch{}, nil
+	t.pending.batch = event.Batch{}
 	t.room.Signal()
 	t.mu.Unlock()
 
-	// The flush also brought what was announced since the tables changed: those
-	// keys are in the next table, perhaps beside the same key in this one. What is
-	// not found here is looked for once more, there.
-	if t.readLosses(&batch) {
-		// It is in this table or, if it was counted since the tables changed, in
-		// the next one.
-		t.incomplete = [2]bool{true, true}
-	}
-	if t.incomplete[ours] || len(keys) >= readWhole {
-		t.early = keys
-		err = t.readAll(table, &batch)
-	} else {
-		late := t.early
-		t.early = nil
-		if _, err = t.readKeys(table, late, &batch); err == nil {
-			t.early, err = t.readKeys(table, keys, &batch)
-		}
-	}
-	if err != nil {
-		t.incomplete = [2]bool{true, true}
+	if err := t.readCounters(&t.tables[ours], &batch); err != nil {
 		t.mu.Lock()
 		batch.Files = append(batch.Files, t.pending.batch.Files...)
 		batch.Processes = append(batch.Processes, t.pending.batch.Processes...)
@@ -246,14 +217,11 @@ func (t *Tracer) collect() (*event.Batch, error) {
 		t.mu.Unlock()
 		return nil, err
 	}
-	t.incomplete[ours] = false
+	t.readLosses(&batch)
 	if err := t.readLayers(&batch); err != nil {
 		return nil, err
 	}
 	t.arm()
-	if len(t.early) > 0 || t.incomplete[1-ours] {
-		t.wake() // something waits in the table that is in the slot now
-	}
 	return &batch, nil
 }
 
@@ -281,7 +249,7 @@ func (t *Tracer) swap() (ours int, err error) {
 // running has ended (the kernel waits for them when a map in a map is replaced,
 // upstream 1ae80cf31938, 4.19): from then on none counts into the one that was
 // there before. Callers hold slot.
-func (t *Tracer) fill(table int) error { return t.counters.Put(uint32(0), t.tables[table]) }
+func (t *Tracer) fill(table int) error { return t.counters.Put(uint32(0), t.tables[table].counters) }
 
 // awaitPrograms returns once every program that is running has ended, and with it
 // what it knew of pages that are gone.
@@ -314,56 +282,30 @@ func (t *Tracer) flush() error {
 	}
 }
 
-// readKeys takes counters out of a table that is ours and returns the keys that
-// are not in it.
-func (t *Tracer) readKeys(table *ebpf.Map, keys []ledgerCounterKey, batch *event.Batch) (absent []ledgerCounterKey, err error) {
-	batch.Deltas = slices.Grow(batch.Deltas, len(keys))
-	for i := range keys {
-		var value ledgerCounter
-		if err := t.take(table, &keys[i], &value); errors.Is(err, ebpf.ErrKeyNotExist) {
-			absent = append(absent, keys[i])
-			continue
-		} else if err != nil {
-			return nil, fmt.Errorf("reading a counter: %w", err)
-		}
-		t.add(batch, &keys[i], &value)
-	}
-	return absent, nil
-}
-
-// take reads a counter and deletes it: at once since 5.14 (upstream 3e87f192b405).
-// Nobody else uses the table, so that it may be done one after the other too.
-func (t *Tracer) take(table *ebpf.Map, key *ledgerCounterKey, value *ledgerCounter) error {
-	if !t.old {
-		return table.LookupAndDelete(key, value)
-	}
-	if err := table.Lookup(key, value); err != nil {
+// readCounters empties a table that is ours. After an error what was counted is still
+// there, and read when the table is ours again.
+func (t *Tracer) readCounters(table *table, batch *event.Batch) error {
+	counters, release, err := table.taken()
+	if err != nil {
 		return err
 	}
-	return table.Delete(key)
+	defer release()
+	t.addAll(batch, counters)
+	clear(counters)
+	return table.reset()
 }
 
-// readAll empties a table whose announcements are incomplete.
-func (t *Tracer) readAll(table *ebpf.Map, batch *event.Batch) error {
-	const chunk = 4096
-	keys, values := make([]ledgerCounterKey, chunk), make([]ledgerCounter, chunk)
-	var cursor ebpf.MapBatchCursor
-	for {
-		n, err := table.BatchLookupAndDelete(&cursor, keys, values, nil)
-		for i := range n {
-			t.add(batch, &keys[i], &values[i])
-		}
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("reading the counters: %w", err)
-		}
+// addAll turns counters into deltas and covered writes.
+func (t *Tracer) addAll(batch *event.Batch, counters []ledgerCounter) {
+	batch.Deltas = slices.Grow(batch.Deltas, len(counters))
+	for i := range counters {
+		t.add(batch, &counters[i])
 	}
 }
 
 // add turns one counter into a delta, or into a covered write.
-func (t *Tracer) add(batch *event.Batch, key *ledgerCounterKey, value *ledgerCounter) {
+func (t *Tracer) add(batch *event.Batch, value *ledgerCounter) {
+	key := &value.Key
 	if key.Device == 0 {
 		batch.Deltas = append(batch.Deltas, event.Delta{
 			Layer:   event.LayerID(key.Layer),
@@ -395,13 +337,12 @@ func (t *Tracer) add(batch *event.Batch, key *ledgerCounterKey, value *ledgerCou
 	})
 }
 
-// readLosses adds what the ring had no room for; unread tells that some counters
-// were not announced.
-func (t *Tracer) readLosses(batch *event.Batch) (unread bool) {
+// readLosses adds what the ring had no room for.
+func (t *Tracer) readLosses(batch *event.Batch) {
 	var now ledgerLossCounts
 	if err := t.losses.Lookup(uint32(0), &now); err != nil {
 		t.cfg.Log.Error().Err(err).Msg("reading the counts of lost records")
-		return true
+		return
 	}
 	before := t.collected.losses
 	t.collected.losses = now
@@ -416,7 +357,6 @@ func (t *Tracer) readLosses(batch *event.Batch) (unread bool) {
 		batch.Losses = append(batch.Losses, event.Loss{Reason: event.LossRecursion, Events: n - t.collected.recursions})
 		t.collected.recursions = n
 	}
-	return now.CounterRecords != before.CounterRecords
 }
 
 // recursions counts how often the kernel did not run one of the programs because

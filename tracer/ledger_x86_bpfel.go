@@ -32,6 +32,7 @@ type ledgerCgroupKey struct {
 
 type ledgerCounter struct {
 	_        structs.HostLayout
+	Key      ledgerCounterKey
 	Size     int64
 	Disk     int64
 	CopyUp   int64
@@ -49,13 +50,6 @@ type ledgerCounterKey struct {
 	Process    ledgerProcessId
 	Layer      uint32
 	Device     uint32
-}
-
-type ledgerCounterRecord struct {
-	_    structs.HostLayout
-	Kind uint32
-	Pad  uint32
-	Key  ledgerCounterKey
 }
 
 type ledgerCoveredRecord struct {
@@ -83,22 +77,24 @@ type ledgerExecutableRecord struct {
 }
 
 type ledgerFileEntry struct {
-	_          structs.HostLayout
-	Generation uint64
-	Size       int64
-	Disk       int64
-	Aside      int64
-	BaseSize   int64
-	BaseDisk   int64
-	Events     uint64
-	DiskEvents uint64
-	Writer     ledgerProcessId
-	Layer      uint32
-	State      uint32
-	Mode       uint32
-	Settled    uint8
-	Plain      uint8
-	DiskMethod uint16
+	_           structs.HostLayout
+	Generation  uint64
+	Size        int64
+	Disk        int64
+	Aside       int64
+	BaseSize    int64
+	BaseDisk    int64
+	DiskEvents  uint64
+	OtherEvents uint64
+	Writer      ledgerProcessId
+	Layer       uint32
+	State       uint32
+	Mode        uint32
+	Settled     uint8
+	Plain       uint8
+	DiskMethod  uint16
+	Slot        uint32
+	Pad         uint32
 }
 
 type ledgerFileKey struct {
@@ -158,7 +154,6 @@ type ledgerLayer struct {
 type ledgerLossCounts struct {
 	_              structs.HostLayout
 	FileRecords    uint64
-	CounterRecords uint64
 	ProcessRecords uint64
 	LongPaths      uint64
 	Calls          uint64
@@ -181,12 +176,6 @@ type ledgerProcessRecord struct {
 	Comm       [16]int8
 }
 
-type ledgerRename struct {
-	_        structs.HostLayout
-	Old      uint64
-	Whiteout ledgerFileKey
-}
-
 type ledgerSettleArgs struct {
 	_          structs.HostLayout
 	Device     uint64
@@ -196,6 +185,18 @@ type ledgerSettleArgs struct {
 	Allocated  int64
 	DiskEvents uint64
 	Disk       int64
+}
+
+type ledgerThread struct {
+	_        structs.HostLayout
+	Within   uint64
+	CopiedUp uint64
+	Rename   struct {
+		_        structs.HostLayout
+		Old      uint64
+		Whiteout ledgerFileKey
+	}
+	Arguments [8][3]uint64
 }
 
 type ledgerTrackArgs struct {
@@ -233,8 +234,6 @@ const (
 	ledgerMapCalls                           = "calls"
 	ledgerMapCgroupLayers                    = "cgroup_layers"
 	ledgerMapCgroups                         = "cgroups"
-	ledgerMapCopies                          = "copies"
-	ledgerMapCopyUps                         = "copy_ups"
 	ledgerMapCounters                        = "counters"
 	ledgerMapCountersA                       = "counters_a"
 	ledgerMapCountersB                       = "counters_b"
@@ -244,12 +243,12 @@ const (
 	ledgerMapFiles                           = "files"
 	ledgerMapLayers                          = "layers"
 	ledgerMapLosses                          = "losses"
+	ledgerMapOthers                          = "others"
 	ledgerMapPathSteps                       = "path_steps"
 	ledgerMapProcesses                       = "processes"
 	ledgerMapQueued                          = "queued"
-	ledgerMapRemovals                        = "removals"
-	ledgerMapRenames                         = "renames"
-	ledgerMapWritebacks                      = "writebacks"
+	ledgerMapTaskThreads                     = "task_threads"
+	ledgerMapThreads                         = "threads"
 	ledgerProgBackingAioEntry                = "backing_aio_entry"
 	ledgerProgBackingAioEntryKprobe          = "backing_aio_entry_kprobe"
 	ledgerProgBackingSpliceExit              = "backing_splice_exit"
@@ -417,17 +416,18 @@ const (
 	ledgerProgXfsUnlockEntry                 = "xfs_unlock_entry"
 	ledgerProgXfsUnlockEntryKprobe           = "xfs_unlock_entry_kprobe"
 	ledgerVarArmed                           = "armed"
+	ledgerVarCasts                           = "casts"
 	ledgerVarCgroupController                = "cgroup_controller"
 	ledgerVarCgroupsChanged                  = "cgroups_changed"
 	ledgerVarCopying                         = "copying"
 	ledgerVarCopyingUp                       = "copying_up"
-	ledgerVarCounterRecordType               = "counter_record_type"
 	ledgerVarCoveredRecordType               = "covered_record_type"
 	ledgerVarDelallocOfInode                 = "delalloc_of_inode"
-	ledgerVarEmptyCounter                    = "empty_counter"
+	ledgerVarElsewhere                       = "elsewhere"
 	ledgerVarExecutableRecordType            = "executable_record_type"
 	ledgerVarFileRecordShortType             = "file_record_short_type"
 	ledgerVarFileRecordType                  = "file_record_type"
+	ledgerVarIdleThread                      = "idle_thread"
 	ledgerVarIdmapped                        = "idmapped"
 	ledgerVarPerformOfIocb                   = "perform_of_iocb"
 	ledgerVarProcessRecordType               = "process_record_type"
@@ -659,8 +659,6 @@ type ledgerMapSpecs struct {
 	Calls        *ebpf.MapSpec `ebpf:"calls"`
 	CgroupLayers *ebpf.MapSpec `ebpf:"cgroup_layers"`
 	Cgroups      *ebpf.MapSpec `ebpf:"cgroups"`
-	Copies       *ebpf.MapSpec `ebpf:"copies"`
-	CopyUps      *ebpf.MapSpec `ebpf:"copy_ups"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	CountersA    *ebpf.MapSpec `ebpf:"counters_a"`
 	CountersB    *ebpf.MapSpec `ebpf:"counters_b"`
@@ -670,12 +668,12 @@ type ledgerMapSpecs struct {
 	Files        *ebpf.MapSpec `ebpf:"files"`
 	Layers       *ebpf.MapSpec `ebpf:"layers"`
 	Losses       *ebpf.MapSpec `ebpf:"losses"`
+	Others       *ebpf.MapSpec `ebpf:"others"`
 	PathSteps    *ebpf.MapSpec `ebpf:"path_steps"`
 	Processes    *ebpf.MapSpec `ebpf:"processes"`
 	Queued       *ebpf.MapSpec `ebpf:"queued"`
-	Removals     *ebpf.MapSpec `ebpf:"removals"`
-	Renames      *ebpf.MapSpec `ebpf:"renames"`
-	Writebacks   *ebpf.MapSpec `ebpf:"writebacks"`
+	TaskThreads  *ebpf.MapSpec `ebpf:"task_threads"`
+	Threads      *ebpf.MapSpec `ebpf:"threads"`
 }
 
 // ledgerVariableSpecs contains global variables before they are loaded into the kernel.
@@ -683,17 +681,18 @@ type ledgerMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type ledgerVariableSpecs struct {
 	Armed                *ebpf.VariableSpec `ebpf:"armed"`
+	Casts                *ebpf.VariableSpec `ebpf:"casts"`
 	CgroupController     *ebpf.VariableSpec `ebpf:"cgroup_controller"`
 	CgroupsChanged       *ebpf.VariableSpec `ebpf:"cgroups_changed"`
 	Copying              *ebpf.VariableSpec `ebpf:"copying"`
 	CopyingUp            *ebpf.VariableSpec `ebpf:"copying_up"`
-	CounterRecordType    *ebpf.VariableSpec `ebpf:"counter_record_type"`
 	CoveredRecordType    *ebpf.VariableSpec `ebpf:"covered_record_type"`
 	DelallocOfInode      *ebpf.VariableSpec `ebpf:"delalloc_of_inode"`
-	EmptyCounter         *ebpf.VariableSpec `ebpf:"empty_counter"`
+	Elsewhere            *ebpf.VariableSpec `ebpf:"elsewhere"`
 	ExecutableRecordType *ebpf.VariableSpec `ebpf:"executable_record_type"`
 	FileRecordShortType  *ebpf.VariableSpec `ebpf:"file_record_short_type"`
 	FileRecordType       *ebpf.VariableSpec `ebpf:"file_record_type"`
+	IdleThread           *ebpf.VariableSpec `ebpf:"idle_thread"`
 	Idmapped             *ebpf.VariableSpec `ebpf:"idmapped"`
 	PerformOfIocb        *ebpf.VariableSpec `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.VariableSpec `ebpf:"process_record_type"`
@@ -731,8 +730,6 @@ type ledgerMaps struct {
 	Calls        *ebpf.Map `ebpf:"calls"`
 	CgroupLayers *ebpf.Map `ebpf:"cgroup_layers"`
 	Cgroups      *ebpf.Map `ebpf:"cgroups"`
-	Copies       *ebpf.Map `ebpf:"copies"`
-	CopyUps      *ebpf.Map `ebpf:"copy_ups"`
 	Counters     *ebpf.Map `ebpf:"counters"`
 	CountersA    *ebpf.Map `ebpf:"counters_a"`
 	CountersB    *ebpf.Map `ebpf:"counters_b"`
@@ -742,12 +739,12 @@ type ledgerMaps struct {
 	Files        *ebpf.Map `ebpf:"files"`
 	Layers       *ebpf.Map `ebpf:"layers"`
 	Losses       *ebpf.Map `ebpf:"losses"`
+	Others       *ebpf.Map `ebpf:"others"`
 	PathSteps    *ebpf.Map `ebpf:"path_steps"`
 	Processes    *ebpf.Map `ebpf:"processes"`
 	Queued       *ebpf.Map `ebpf:"queued"`
-	Removals     *ebpf.Map `ebpf:"removals"`
-	Renames      *ebpf.Map `ebpf:"renames"`
-	Writebacks   *ebpf.Map `ebpf:"writebacks"`
+	TaskThreads  *ebpf.Map `ebpf:"task_threads"`
+	Threads      *ebpf.Map `ebpf:"threads"`
 }
 
 func (m *ledgerMaps) Close() error {
@@ -755,8 +752,6 @@ func (m *ledgerMaps) Close() error {
 		m.Calls,
 		m.CgroupLayers,
 		m.Cgroups,
-		m.Copies,
-		m.CopyUps,
 		m.Counters,
 		m.CountersA,
 		m.CountersB,
@@ -766,12 +761,12 @@ func (m *ledgerMaps) Close() error {
 		m.Files,
 		m.Layers,
 		m.Losses,
+		m.Others,
 		m.PathSteps,
 		m.Processes,
 		m.Queued,
-		m.Removals,
-		m.Renames,
-		m.Writebacks,
+		m.TaskThreads,
+		m.Threads,
 	)
 }
 
@@ -780,17 +775,18 @@ func (m *ledgerMaps) Close() error {
 // It can be passed to loadLedgerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ledgerVariables struct {
 	Armed                *ebpf.Variable `ebpf:"armed"`
+	Casts                *ebpf.Variable `ebpf:"casts"`
 	CgroupController     *ebpf.Variable `ebpf:"cgroup_controller"`
 	CgroupsChanged       *ebpf.Variable `ebpf:"cgroups_changed"`
 	Copying              *ebpf.Variable `ebpf:"copying"`
 	CopyingUp            *ebpf.Variable `ebpf:"copying_up"`
-	CounterRecordType    *ebpf.Variable `ebpf:"counter_record_type"`
 	CoveredRecordType    *ebpf.Variable `ebpf:"covered_record_type"`
 	DelallocOfInode      *ebpf.Variable `ebpf:"delalloc_of_inode"`
-	EmptyCounter         *ebpf.Variable `ebpf:"empty_counter"`
+	Elsewhere            *ebpf.Variable `ebpf:"elsewhere"`
 	ExecutableRecordType *ebpf.Variable `ebpf:"executable_record_type"`
 	FileRecordShortType  *ebpf.Variable `ebpf:"file_record_short_type"`
 	FileRecordType       *ebpf.Variable `ebpf:"file_record_type"`
+	IdleThread           *ebpf.Variable `ebpf:"idle_thread"`
 	Idmapped             *ebpf.Variable `ebpf:"idmapped"`
 	PerformOfIocb        *ebpf.Variable `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.Variable `ebpf:"process_record_type"`

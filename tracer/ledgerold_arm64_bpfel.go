@@ -19,8 +19,7 @@ const (
 	ledgerOldMapCalls                           = "calls"
 	ledgerOldMapCgroupLayers                    = "cgroup_layers"
 	ledgerOldMapCgroups                         = "cgroups"
-	ledgerOldMapCopies                          = "copies"
-	ledgerOldMapCopyUps                         = "copy_ups"
+	ledgerOldMapClaims                          = "claims"
 	ledgerOldMapCounters                        = "counters"
 	ledgerOldMapCountersA                       = "counters_a"
 	ledgerOldMapCountersB                       = "counters_b"
@@ -30,12 +29,11 @@ const (
 	ledgerOldMapFiles                           = "files"
 	ledgerOldMapLayers                          = "layers"
 	ledgerOldMapLosses                          = "losses"
+	ledgerOldMapOthers                          = "others"
 	ledgerOldMapPathSteps                       = "path_steps"
 	ledgerOldMapProcesses                       = "processes"
 	ledgerOldMapQueued                          = "queued"
-	ledgerOldMapRemovals                        = "removals"
-	ledgerOldMapRenames                         = "renames"
-	ledgerOldMapWritebacks                      = "writebacks"
+	ledgerOldMapThreads                         = "threads"
 	ledgerOldProgBackingAioEntry                = "backing_aio_entry"
 	ledgerOldProgBackingAioEntryKprobe          = "backing_aio_entry_kprobe"
 	ledgerOldProgBackingSpliceExit              = "backing_splice_exit"
@@ -207,13 +205,12 @@ const (
 	ledgerOldVarCgroupsChanged                  = "cgroups_changed"
 	ledgerOldVarCopying                         = "copying"
 	ledgerOldVarCopyingUp                       = "copying_up"
-	ledgerOldVarCounterRecordType               = "counter_record_type"
 	ledgerOldVarCoveredRecordType               = "covered_record_type"
 	ledgerOldVarDelallocOfInode                 = "delalloc_of_inode"
-	ledgerOldVarEmptyCounter                    = "empty_counter"
 	ledgerOldVarExecutableRecordType            = "executable_record_type"
 	ledgerOldVarFileRecordShortType             = "file_record_short_type"
 	ledgerOldVarFileRecordType                  = "file_record_type"
+	ledgerOldVarIdleThread                      = "idle_thread"
 	ledgerOldVarIdmapped                        = "idmapped"
 	ledgerOldVarPerformOfIocb                   = "perform_of_iocb"
 	ledgerOldVarProcessRecordType               = "process_record_type"
@@ -445,8 +442,7 @@ type ledgerOldMapSpecs struct {
 	Calls        *ebpf.MapSpec `ebpf:"calls"`
 	CgroupLayers *ebpf.MapSpec `ebpf:"cgroup_layers"`
 	Cgroups      *ebpf.MapSpec `ebpf:"cgroups"`
-	Copies       *ebpf.MapSpec `ebpf:"copies"`
-	CopyUps      *ebpf.MapSpec `ebpf:"copy_ups"`
+	Claims       *ebpf.MapSpec `ebpf:"claims"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	CountersA    *ebpf.MapSpec `ebpf:"counters_a"`
 	CountersB    *ebpf.MapSpec `ebpf:"counters_b"`
@@ -456,12 +452,11 @@ type ledgerOldMapSpecs struct {
 	Files        *ebpf.MapSpec `ebpf:"files"`
 	Layers       *ebpf.MapSpec `ebpf:"layers"`
 	Losses       *ebpf.MapSpec `ebpf:"losses"`
+	Others       *ebpf.MapSpec `ebpf:"others"`
 	PathSteps    *ebpf.MapSpec `ebpf:"path_steps"`
 	Processes    *ebpf.MapSpec `ebpf:"processes"`
 	Queued       *ebpf.MapSpec `ebpf:"queued"`
-	Removals     *ebpf.MapSpec `ebpf:"removals"`
-	Renames      *ebpf.MapSpec `ebpf:"renames"`
-	Writebacks   *ebpf.MapSpec `ebpf:"writebacks"`
+	Threads      *ebpf.MapSpec `ebpf:"threads"`
 }
 
 // ledgerOldVariableSpecs contains global variables before they are loaded into the kernel.
@@ -473,13 +468,12 @@ type ledgerOldVariableSpecs struct {
 	CgroupsChanged       *ebpf.VariableSpec `ebpf:"cgroups_changed"`
 	Copying              *ebpf.VariableSpec `ebpf:"copying"`
 	CopyingUp            *ebpf.VariableSpec `ebpf:"copying_up"`
-	CounterRecordType    *ebpf.VariableSpec `ebpf:"counter_record_type"`
 	CoveredRecordType    *ebpf.VariableSpec `ebpf:"covered_record_type"`
 	DelallocOfInode      *ebpf.VariableSpec `ebpf:"delalloc_of_inode"`
-	EmptyCounter         *ebpf.VariableSpec `ebpf:"empty_counter"`
 	ExecutableRecordType *ebpf.VariableSpec `ebpf:"executable_record_type"`
 	FileRecordShortType  *ebpf.VariableSpec `ebpf:"file_record_short_type"`
 	FileRecordType       *ebpf.VariableSpec `ebpf:"file_record_type"`
+	IdleThread           *ebpf.VariableSpec `ebpf:"idle_thread"`
 	Idmapped             *ebpf.VariableSpec `ebpf:"idmapped"`
 	PerformOfIocb        *ebpf.VariableSpec `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.VariableSpec `ebpf:"process_record_type"`
@@ -517,8 +511,7 @@ type ledgerOldMaps struct {
 	Calls        *ebpf.Map `ebpf:"calls"`
 	CgroupLayers *ebpf.Map `ebpf:"cgroup_layers"`
 	Cgroups      *ebpf.Map `ebpf:"cgroups"`
-	Copies       *ebpf.Map `ebpf:"copies"`
-	CopyUps      *ebpf.Map `ebpf:"copy_ups"`
+	Claims       *ebpf.Map `ebpf:"claims"`
 	Counters     *ebpf.Map `ebpf:"counters"`
 	CountersA    *ebpf.Map `ebpf:"counters_a"`
 	CountersB    *ebpf.Map `ebpf:"counters_b"`
@@ -528,12 +521,11 @@ type ledgerOldMaps struct {
 	Files        *ebpf.Map `ebpf:"files"`
 	Layers       *ebpf.Map `ebpf:"layers"`
 	Losses       *ebpf.Map `ebpf:"losses"`
+	Others       *ebpf.Map `ebpf:"others"`
 	PathSteps    *ebpf.Map `ebpf:"path_steps"`
 	Processes    *ebpf.Map `ebpf:"processes"`
 	Queued       *ebpf.Map `ebpf:"queued"`
-	Removals     *ebpf.Map `ebpf:"removals"`
-	Renames      *ebpf.Map `ebpf:"renames"`
-	Writebacks   *ebpf.Map `ebpf:"writebacks"`
+	Threads      *ebpf.Map `ebpf:"threads"`
 }
 
 func (m *ledgerOldMaps) Close() error {
@@ -541,8 +533,7 @@ func (m *ledgerOldMaps) Close() error {
 		m.Calls,
 		m.CgroupLayers,
 		m.Cgroups,
-		m.Copies,
-		m.CopyUps,
+		m.Claims,
 		m.Counters,
 		m.CountersA,
 		m.CountersB,
@@ -552,12 +543,11 @@ func (m *ledgerOldMaps) Close() error {
 		m.Files,
 		m.Layers,
 		m.Losses,
+		m.Others,
 		m.PathSteps,
 		m.Processes,
 		m.Queued,
-		m.Removals,
-		m.Renames,
-		m.Writebacks,
+		m.Threads,
 	)
 }
 
@@ -570,13 +560,12 @@ type ledgerOldVariables struct {
 	CgroupsChanged       *ebpf.Variable `ebpf:"cgroups_changed"`
 	Copying              *ebpf.Variable `ebpf:"copying"`
 	CopyingUp            *ebpf.Variable `ebpf:"copying_up"`
-	CounterRecordType    *ebpf.Variable `ebpf:"counter_record_type"`
 	CoveredRecordType    *ebpf.Variable `ebpf:"covered_record_type"`
 	DelallocOfInode      *ebpf.Variable `ebpf:"delalloc_of_inode"`
-	EmptyCounter         *ebpf.Variable `ebpf:"empty_counter"`
 	ExecutableRecordType *ebpf.Variable `ebpf:"executable_record_type"`
 	FileRecordShortType  *ebpf.Variable `ebpf:"file_record_short_type"`
 	FileRecordType       *ebpf.Variable `ebpf:"file_record_type"`
+	IdleThread           *ebpf.Variable `ebpf:"idle_thread"`
 	Idmapped             *ebpf.Variable `ebpf:"idmapped"`
 	PerformOfIocb        *ebpf.Variable `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.Variable `ebpf:"process_record_type"`

@@ -53,8 +53,8 @@ type Config struct {
 	// is 16 bytes for each that there may be, some 170 for each that there is.
 	// Default 1,048,576.
 	MaxFiles uint32
-	// MaxCounters bounds the (file, process) pairs of one interval; two tables of
-	// that many are allocated, 130 bytes a pair. Default 65,536.
+	// MaxCounters bounds the (file, process) pairs of one interval, which are one less;
+	// two tables of that many are allocated, 96 bytes a pair. Default 65,536.
 	MaxCounters uint32
 }
 
@@ -69,7 +69,7 @@ type Tracer struct {
 	files, layers, losses *ebpf.Map
 	states                *ebpf.Memory // of layers
 	counters              *ebpf.Map    // the slot that programs count into
-	tables                [2]*ebpf.Map
+	tables                [2]table
 	cgroups               sync.Mutex // guards cgroupsChanged
 	cgroupsChanged        uint64
 	slot                  sync.Mutex // guards active and what is in the slot
@@ -83,9 +83,7 @@ type Tracer struct {
 	fence                 atomic.Uint32 // see arm
 	closeOnce             sync.Once
 	closeErr              error
-	collected             snapshot           // cumulative counts at the last Collect
-	incomplete            [2]bool            // tables of which a key may not be announced
-	early                 []ledgerCounterKey // announced, but for the table in the slot
+	collected             snapshot // cumulative counts at the last Collect
 
 	adding sync.Mutex              // held, before mu, while programs are loaded: the reader must not wait for that
 	later  map[string][]attachment // see hookSpec.later; nil once they are attached
@@ -183,7 +181,11 @@ func (t *Tracer) load(cache *btf.Cache, functions *kernelFunctions, wanted []att
 		return fmt.Errorf("mapping the layers' states: %w", err)
 	}
 	t.counters = t.coll.Maps["counters"]
-	t.tables = [2]*ebpf.Map{t.coll.Maps["counters_a"], t.coll.Maps["counters_b"]}
+	for i, name := range []string{"counters_a", "counters_b"} {
+		if t.tables[i], err = newTable(t.coll.Maps[name], t.coll.Maps["claims"], i > 0); err != nil {
+			return err
+		}
+	}
 	t.track, t.untrack = t.coll.Programs["track"], t.coll.Programs["untrack"]
 	t.settle, t.turn = t.coll.Programs["settle"], t.coll.Programs["turn"]
 	return nil
@@ -264,17 +266,24 @@ func (t *Tracer) configure(spec *ebpf.CollectionSpec, functions *kernelFunctions
 	spec.Maps["counters_a"].MaxEntries = t.cfg.MaxCounters
 	spec.Maps["counters_b"].MaxEntries = t.cfg.MaxCounters
 	spec.Maps["counters"].InnerMap.MaxEntries = t.cfg.MaxCounters
+	if claims := spec.Maps["claims"]; claims != nil {
+		claims.MaxEntries = 2 * t.cfg.MaxCounters
+	}
 	controller, err := cgroupController(functions.specs[0], t.cfg.CgroupController)
 	if err != nil {
 		return err
 	}
-	for name, value := range map[string]any{
+	variables := map[string]any{
 		"cgroup_controller": controller,
 		"delalloc_of_inode": functions.takes("btrfs_clear_delalloc_extent", "inode"),
 		"perform_of_iocb":   functions.takes("generic_perform_write", "kiocb"),
 		"tmpfile_of_file":   functions.takes("d_tmpfile", "file"),
 		"idmapped":          !functions.takes("notify_change", "dentry"),
-	} {
+	}
+	if !t.old {
+		variables["casts"] = functions.proto("bpf_rdonly_cast") != nil
+	}
+	for name, value := range variables {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("setting %s: %w", name, err)
 		}
@@ -398,6 +407,9 @@ func (t *Tracer) Close() error {
 			errs = append(errs, t.reader.Close())
 			<-t.readerDone
 		}
+		for i := range t.tables {
+			errs = append(errs, t.tables[i].close())
+		}
 		if t.coll != nil {
 			t.coll.Close()
 		}
@@ -425,17 +437,20 @@ func (t *Tracer) wake() {
 	}
 }
 
-// arm asks the programs to wake the reader with their next record.
+// arm asks the programs to wake the reader with their next record, or the next counter.
 func (t *Tracer) arm() {
 	if err := t.coll.Variables["armed"].Set(int64(1)); err != nil {
 		t.cfg.Log.Error().Err(err).Msg("arming the ring buffer")
 	}
-	// A program reserves a record and then looks whether it is to wake us; this looks
-	// at the ring after having said so. With a barrier on both sides one of the two
-	// sees the other.
+	// A program reserves a record, or takes a slot, and then looks whether it is to wake
+	// us; this looks at both after having said so. With a barrier on both sides one of
+	// the two sees the other.
 	t.fence.Add(1)
-	// A record that came between the flush and here has woken nobody.
-	if t.reader.AvailableBytes() > 0 {
+	// What came between the flush and here has woken nobody.
+	t.slot.Lock()
+	counted := t.tables[t.active].inUse()
+	t.slot.Unlock()
+	if counted || t.reader.AvailableBytes() > 0 {
 		t.wake()
 	}
 }
