@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -36,8 +37,12 @@ type options struct {
 }
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == appendOnce {
-		if err := appendByte(os.Args[2]); err != nil {
+	if len(os.Args) == 3 && os.Args[1] == nativeHere {
+		times, err := strconv.Atoi(os.Args[2])
+		if err == nil {
+			err = runBodies(times)
+		}
+		if err != nil {
 			fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 			os.Exit(1)
 		}
@@ -68,9 +73,10 @@ const (
 	partPrograms = "programs"
 	partBodies   = "bodies"
 	partScale    = "scale"
+	partNative   = "native"
 )
 
-var allParts = []string{partOps, partPrograms, partBodies, partScale}
+var allParts = []string{partOps, partPrograms, partBodies, partScale, partNative}
 
 func progress(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...)
@@ -87,18 +93,25 @@ func run(ctx context.Context, o *options) error {
 	}
 	// What is measured runs on one thread, so that it is not moved about.
 	runtime.LockOSThread()
-	g, err := newGround(o)
-	if err != nil {
-		return err
-	}
-	defer g.close()
-
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
 		return err
 	}
 	fmt.Printf("Linux %s, %d CPUs, medians of %d rounds, in %s.\n", unix.ByteSliceToString(name.Release[:]),
 		runtime.NumCPU(), o.rounds, unit())
+	if slices.Contains(o.parts, partNative) {
+		if err := native(ctx, o.dir, o.rounds); err != nil {
+			return err
+		}
+		if len(o.parts) == 1 {
+			return nil
+		}
+	}
+	g, err := newGround(o)
+	if err != nil {
+		return err
+	}
+	defer g.close()
 	if slices.Contains(o.parts, partOps) || slices.Contains(o.parts, partPrograms) {
 		if err := g.compare(ctx); err != nil {
 			return err
@@ -110,7 +123,9 @@ func run(ctx context.Context, o *options) error {
 		}
 	}
 	if slices.Contains(o.parts, partScale) {
-		return g.scale(ctx)
+		if err := g.scale(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 
 	"github.com/cilium/ebpf"
 	"github.com/rs/zerolog"
@@ -16,9 +17,6 @@ import (
 	"github.com/layertrace/layertrace/tracer"
 	"github.com/layertrace/layertrace/tracer/event"
 )
-
-// appendOnce is the argument with which the bench starts itself as a process that appends a byte.
-const appendOnce = "append-once"
 
 func appendByte(path string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
@@ -45,9 +43,9 @@ func (g *ground) scale(ctx context.Context) error {
 		sizes []int
 		grow  func(*scaled, int) (changed int, err error)
 	}{
-		{"files known", []int{100, 10_000, 100_000}, (*scaled).know},
-		{"files changed", []int{10, 100, 2_000}, (*scaled).change},
-		{"processes", []int{10, 100}, (*scaled).spawn},
+		{"files known", []int{100, 10_000, 1_000_000}, (*scaled).know},
+		{"files changed", []int{10, 1_000, 100_000}, (*scaled).change},
+		{"processes", []int{10, 1_000, 50_000}, (*scaled).spawn},
 		{"layers", []int{10, 100, 1_000}, (*scaled).layers},
 	} {
 		for _, size := range grown.sizes {
@@ -90,7 +88,11 @@ func (g *ground) measure(size int, grow func(*scaled, int) (int, error)) (p poin
 	if err != nil {
 		return p, err
 	}
-	t, err := tracer.New(tracer.Config{Log: zerolog.Nop()})
+	cfg := tracer.Config{Log: zerolog.Nop()}
+	if size > 60_000 {
+		cfg.MaxCounters = 1 << 17
+	}
+	t, err := tracer.New(cfg)
 	if err != nil {
 		return p, err
 	}
@@ -187,10 +189,10 @@ func (s *scaled) change(n int) (int, error) {
 }
 
 func (s *scaled) spawn(n int) (int, error) {
-	for range n {
-		if out, err := exec.Command("/proc/self/exe", appendOnce, s.merged+"/shared").CombinedOutput(); err != nil {
-			return 0, fmt.Errorf("%w: %s", err, out)
-		}
+	// A shell forks much faster than a program of Go is started.
+	out, err := exec.Command("sh", "-c", `for i in $(seq "$1"); do (echo x >>"$2"); done`, "sh", strconv.Itoa(n), s.merged+"/shared").CombinedOutput()
+	if err != nil {
+		return 0, fmt.Errorf("%w: %s", err, out)
 	}
 	return n, nil
 }
