@@ -129,12 +129,14 @@ static __always_inline __u32 file_path(struct file *file, char *buffer)
 	return 0;
 }
 
+/* Not on the stack, of which there is little. */
+const __u8 known = 1;
+
 static __always_inline void announce_executable(struct executable_key *key, struct file *exe)
 {
 	struct executable_record *record;
-	__u8 one = 1;
 
-	if (bpf_map_update_elem(&executables, key, &one, BPF_NOEXIST))
+	if (bpf_map_update_elem(&executables, key, &known, BPF_NOEXIST))
 		return;
 	record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
 	if (!record) {
@@ -158,14 +160,13 @@ static __noinline int announce_process(struct process_id *who)
 	struct task_struct *leader;
 	struct file *exe;
 	struct process_id id;
-	__u8 one = 1;
 
 	if (!who)
 		return 0;
 	id = *who; /* only memory of its own makes a map's key */
 	if (bpf_map_lookup_elem(&processes, &id))
 		return 0;
-	if (bpf_map_update_elem(&processes, &id, &one, BPF_NOEXIST))
+	if (bpf_map_update_elem(&processes, &id, &known, BPF_NOEXIST))
 		return 0;
 
 	exe = BPF_CORE_READ(task, mm, exe_file);

@@ -101,6 +101,7 @@ static __always_inline void covered_after(struct file *file, long bytes)
 			__sync_fetch_and_add(&layer->covered_lost, 1);
 		return;
 	}
+	announce(counter, &counter_key.process);
 	inode = BPF_CORE_READ(file, f_inode);
 	now = BPF_CORE_READ(inode, i_size);
 	size = bpf_map_lookup_elem(&covered_sizes, &key);

@@ -140,7 +140,7 @@ struct counter {
 	__u64 writes;
 	__s64 file_size; /* of files outside the layer only */
 	__u32 causes;
-	__u32 pad;
+	__u32 announced; /* to userspace */
 };
 
 struct layer {

@@ -55,38 +55,45 @@ static __always_inline __u32 take_slot(struct counter *head)
 }
 #endif
 
-/*
- * new_counter opens a counter of this interval, and wakes userspace if it wants to
- * know of the first: a barrier is between this taking a slot and its looking at armed,
- * as one is between userspace's setting it and looking at the slots (see arm).
- */
+/* new_counter takes a slot for a counter of this interval. */
 static __always_inline struct counter *new_counter(void *table, struct counter_key *key, __u32 *slot)
 {
-	struct counter *counter, *head;
-	struct wake_record *record;
-	__u32 at = 0;
+	struct counter *counter;
 
-	head = bpf_map_lookup_elem(table, &at);
-	if (!head)
-		return NULL;
-	at = take_slot(head);
-	if (!at)
-		return NULL;
-	counter = bpf_map_lookup_elem(table, &at);
+	*slot = 0;
+	counter = bpf_map_lookup_elem(table, slot);
 	if (!counter)
 		return NULL;
-	counter->key = *key;
-	*slot = at;
-	if (!in_kernel_thread())
-		announce_process(&key->process);
-	if (armed) {
-		record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
-		if (record) {
-			record->kind = RECORD_WAKE;
-			bpf_ringbuf_submit(record, wake_flags());
-		}
-	}
+	*slot = take_slot(counter);
+	if (!*slot)
+		return NULL;
+	counter = bpf_map_lookup_elem(table, slot);
+	if (counter)
+		counter->key = *key;
 	return counter;
+}
+
+/*
+ * announce tells userspace of who is behind a new counter, and wakes it if it wants to
+ * know of the first: a barrier is between the counter's taking a slot and this looking
+ * at armed, as one is between userspace's setting it and looking at the slots (see arm).
+ */
+static __always_inline void announce(struct counter *counter, struct process_id *process)
+{
+	struct wake_record *record;
+
+	if (counter->announced)
+		return;
+	counter->announced = 1;
+	if (!in_kernel_thread())
+		announce_process(process);
+	if (!armed)
+		return;
+	record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
+	if (!record)
+		return;
+	record->kind = RECORD_WAKE;
+	bpf_ringbuf_submit(record, wake_flags());
 }
 
 static __always_inline bool same_process(struct process_id *one, struct process_id *other)
@@ -94,7 +101,7 @@ static __always_inline bool same_process(struct process_id *one, struct process_
 	return one->start_ns == other->start_ns && one->pid == other->pid && one->exec == other->exec;
 }
 
-/* other_counter finds or opens a counter that is not in its file's page. */
+/* other_counter finds or opens a counter that its file's page does not remember. */
 static __always_inline struct counter *other_counter(void *table, struct counter_key *key)
 {
 	__u32 *known = bpf_map_lookup_elem(&others, key), slot = 0;
@@ -127,32 +134,48 @@ static __always_inline struct counter *in_slot(void *table, struct file_entry *f
 }
 
 /*
- * counter_of finds or opens the counter of a file and a process; NULL if there is no
- * room. The first process that changes a file in an interval has its counter in the
- * page.
+ * search_counter finds or opens the counter of a file and a process that the page does
+ * not remember; NULL if there is no room. The first process that changes a file in an
+ * interval has its counter in the page. (A function of its own, for the stack's sake.)
  */
-static __always_inline struct counter *counter_of(struct file_entry *file, __u64 inode, struct process_id *process)
+static __noinline struct counter *search_counter(struct file_entry *file, __u64 inode, struct process_id *process)
 {
 	struct counter_key key = {};
 	struct counter *counter;
 	__u32 slot = 0;
 	void *table;
 
+	if (!file || !process)
+		return NULL;
 	table = bpf_map_lookup_elem(&counters, &slot);
 	if (!table)
 		return NULL;
-	counter = in_slot(table, file, inode);
-	if (counter && same_process(&counter->key.process, process))
-		return counter;
 	key.inode = inode;
 	key.generation = file->generation;
 	key.process = *process;
 	key.layer = file->layer;
-	if (counter)
+	if (in_slot(table, file, inode))
 		return other_counter(table, &key);
 	counter = new_counter(table, &key, &slot);
 	if (counter)
 		file->slot = slot;
+	return counter;
+}
+
+static __always_inline struct counter *counter_of(struct file_entry *file, __u64 inode, struct process_id *process)
+{
+	struct counter *counter = NULL;
+	__u32 zero = 0;
+	void *table;
+
+	table = bpf_map_lookup_elem(&counters, &zero);
+	if (table)
+		counter = in_slot(table, file, inode);
+	if (counter && same_process(&counter->key.process, process))
+		return counter;
+	counter = search_counter(file, inode, process);
+	if (counter)
+		announce(counter, process);
 	return counter;
 }
 

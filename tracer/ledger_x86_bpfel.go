@@ -31,16 +31,16 @@ type ledgerCgroupKey struct {
 }
 
 type ledgerCounter struct {
-	_        structs.HostLayout
-	Key      ledgerCounterKey
-	Size     int64
-	Disk     int64
-	CopyUp   int64
-	Written  uint64
-	Writes   uint64
-	FileSize int64
-	Causes   uint32
-	Pad      uint32
+	_         structs.HostLayout
+	Key       ledgerCounterKey
+	Size      int64
+	Disk      int64
+	CopyUp    int64
+	Written   uint64
+	Writes    uint64
+	FileSize  int64
+	Causes    uint32
+	Announced uint32
 }
 
 type ledgerCounterKey struct {
@@ -429,6 +429,7 @@ const (
 	ledgerVarFileRecordType                  = "file_record_type"
 	ledgerVarIdleThread                      = "idle_thread"
 	ledgerVarIdmapped                        = "idmapped"
+	ledgerVarKnown                           = "known"
 	ledgerVarPerformOfIocb                   = "perform_of_iocb"
 	ledgerVarProcessRecordType               = "process_record_type"
 	ledgerVarRenaming                        = "renaming"
@@ -694,6 +695,7 @@ type ledgerVariableSpecs struct {
 	FileRecordType       *ebpf.VariableSpec `ebpf:"file_record_type"`
 	IdleThread           *ebpf.VariableSpec `ebpf:"idle_thread"`
 	Idmapped             *ebpf.VariableSpec `ebpf:"idmapped"`
+	Known                *ebpf.VariableSpec `ebpf:"known"`
 	PerformOfIocb        *ebpf.VariableSpec `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.VariableSpec `ebpf:"process_record_type"`
 	Renaming             *ebpf.VariableSpec `ebpf:"renaming"`
@@ -788,6 +790,7 @@ type ledgerVariables struct {
 	FileRecordType       *ebpf.Variable `ebpf:"file_record_type"`
 	IdleThread           *ebpf.Variable `ebpf:"idle_thread"`
 	Idmapped             *ebpf.Variable `ebpf:"idmapped"`
+	Known                *ebpf.Variable `ebpf:"known"`
 	PerformOfIocb        *ebpf.Variable `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.Variable `ebpf:"process_record_type"`
 	Renaming             *ebpf.Variable `ebpf:"renaming"`

@@ -212,6 +212,7 @@ const (
 	ledgerOldVarFileRecordType                  = "file_record_type"
 	ledgerOldVarIdleThread                      = "idle_thread"
 	ledgerOldVarIdmapped                        = "idmapped"
+	ledgerOldVarKnown                           = "known"
 	ledgerOldVarPerformOfIocb                   = "perform_of_iocb"
 	ledgerOldVarProcessRecordType               = "process_record_type"
 	ledgerOldVarRenaming                        = "renaming"
@@ -475,6 +476,7 @@ type ledgerOldVariableSpecs struct {
 	FileRecordType       *ebpf.VariableSpec `ebpf:"file_record_type"`
 	IdleThread           *ebpf.VariableSpec `ebpf:"idle_thread"`
 	Idmapped             *ebpf.VariableSpec `ebpf:"idmapped"`
+	Known                *ebpf.VariableSpec `ebpf:"known"`
 	PerformOfIocb        *ebpf.VariableSpec `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.VariableSpec `ebpf:"process_record_type"`
 	Renaming             *ebpf.VariableSpec `ebpf:"renaming"`
@@ -567,6 +569,7 @@ type ledgerOldVariables struct {
 	FileRecordType       *ebpf.Variable `ebpf:"file_record_type"`
 	IdleThread           *ebpf.Variable `ebpf:"idle_thread"`
 	Idmapped             *ebpf.Variable `ebpf:"idmapped"`
+	Known                *ebpf.Variable `ebpf:"known"`
 	PerformOfIocb        *ebpf.Variable `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.Variable `ebpf:"process_record_type"`
 	Renaming             *ebpf.Variable `ebpf:"renaming"`

@@ -31,16 +31,16 @@ type nativeCgroupKey struct {
 }
 
 type nativeCounter struct {
-	_        structs.HostLayout
-	Key      nativeCounterKey
-	Size     int64
-	Disk     int64
-	CopyUp   int64
-	Written  uint64
-	Writes   uint64
-	FileSize int64
-	Causes   uint32
-	Pad      uint32
+	_         structs.HostLayout
+	Key       nativeCounterKey
+	Size      int64
+	Disk      int64
+	CopyUp    int64
+	Written   uint64
+	Writes    uint64
+	FileSize  int64
+	Causes    uint32
+	Announced uint32
 }
 
 type nativeCounterKey struct {
@@ -179,6 +179,7 @@ const (
 	nativeVarFileRecordType       = "file_record_type"
 	nativeVarIdleThread           = "idle_thread"
 	nativeVarIdmapped             = "idmapped"
+	nativeVarKnown                = "known"
 	nativeVarNativeArgsType       = "native_args_type"
 	nativeVarPerformOfIocb        = "perform_of_iocb"
 	nativeVarProcessRecordType    = "process_record_type"
@@ -287,6 +288,7 @@ type nativeVariableSpecs struct {
 	FileRecordType       *ebpf.VariableSpec `ebpf:"file_record_type"`
 	IdleThread           *ebpf.VariableSpec `ebpf:"idle_thread"`
 	Idmapped             *ebpf.VariableSpec `ebpf:"idmapped"`
+	Known                *ebpf.VariableSpec `ebpf:"known"`
 	NativeArgsType       *ebpf.VariableSpec `ebpf:"native_args_type"`
 	PerformOfIocb        *ebpf.VariableSpec `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.VariableSpec `ebpf:"process_record_type"`
@@ -382,6 +384,7 @@ type nativeVariables struct {
 	FileRecordType       *ebpf.Variable `ebpf:"file_record_type"`
 	IdleThread           *ebpf.Variable `ebpf:"idle_thread"`
 	Idmapped             *ebpf.Variable `ebpf:"idmapped"`
+	Known                *ebpf.Variable `ebpf:"known"`
 	NativeArgsType       *ebpf.Variable `ebpf:"native_args_type"`
 	PerformOfIocb        *ebpf.Variable `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.Variable `ebpf:"process_record_type"`
