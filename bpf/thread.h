@@ -38,7 +38,7 @@ struct {
 #ifndef OLD_KERNEL
 /*
  * With the task, which takes a tenth of the time, and goes with it: for programs that
- * trace since 5.11 (upstream a10787e6d58c).
+ * trace since 5.13 (upstream a10787e6d58c).
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);

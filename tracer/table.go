@@ -15,6 +15,8 @@ import (
 // What a process maps of a table counts as its resident memory, touched or not.
 const windowBytes = 64 << 10
 
+const counterBytes = int(unsafe.Sizeof(ledgerCounter{}))
+
 // claimB marks claims of slots of the second table.
 const claimB = 1 << 31
 
@@ -25,17 +27,13 @@ type table struct {
 	claims   *ebpf.Map // nil on kernels that need none
 	claim    uint32    // of its slots, claimB for the second
 	window   []byte
-	bytes    int // of the whole table, in pages
 }
 
 // newTable maps the beginning of a table. second tells it from the other one, on
 // kernels where claims are needed.
 func newTable(counters, claims *ebpf.Map, second bool) (table, error) {
 	t := table{counters: counters, claims: claims}
-	page := os.Getpagesize()
-	size := int(counters.MaxEntries()) * int(unsafe.Sizeof(ledgerCounter{}))
-	t.bytes = (size + page - 1) / page * page
-	window, err := t.mapped(windowBytes)
+	window, err := t.mapped(windowBytes / counterBytes)
 	if err != nil {
 		return table{}, err
 	}
@@ -47,9 +45,11 @@ func newTable(counters, claims *ebpf.Map, second bool) (table, error) {
 	return t, nil
 }
 
-// mapped maps a table's first bytes, or all of it if it has less.
-func (t *table) mapped(bytes int) ([]byte, error) {
-	memory, err := unix.Mmap(t.counters.FD(), 0, min(bytes, t.bytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+// mapped maps a table's first counters, or all of it if it has less.
+func (t *table) mapped(count int) ([]byte, error) {
+	page := os.Getpagesize()
+	bytes := min(count, int(t.counters.MaxEntries())) * counterBytes
+	memory, err := unix.Mmap(t.counters.FD(), 0, (bytes+page-1)/page*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("mapping a table of counters: %w", err)
 	}
@@ -58,7 +58,7 @@ func (t *table) mapped(bytes int) ([]byte, error) {
 
 // countersOf gives memory as the counters that fit it.
 func countersOf(memory []byte) []ledgerCounter {
-	return unsafe.Slice((*ledgerCounter)(unsafe.Pointer(unsafe.SliceData(memory))), len(memory)/int(unsafe.Sizeof(ledgerCounter{})))
+	return unsafe.Slice((*ledgerCounter)(unsafe.Pointer(unsafe.SliceData(memory))), len(memory)/counterBytes)
 }
 
 // wanted is how many slots were asked for, with or without success.
@@ -74,8 +74,7 @@ func (t *table) taken() (counters []ledgerCounter, release func(), err error) {
 	if counters := countersOf(memory); uint64(len(counters)) >= count {
 		return counters[1:count], release, nil
 	}
-	page := os.Getpagesize()
-	memory, err = t.mapped((int(count)*int(unsafe.Sizeof(ledgerCounter{})) + page - 1) / page * page)
+	memory, err = t.mapped(int(count))
 	if err != nil {
 		return nil, nil, err
 	}

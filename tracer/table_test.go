@@ -12,7 +12,7 @@ import (
 func TestManyCounters(t *testing.T) {
 	o := newOverlay(t, nil)
 	const files = 1500
-	if files <= windowBytes/96 {
+	if files <= windowBytes/counterBytes {
 		t.Fatal("so many fit what is always mapped")
 	}
 	for _, name := range []string{"first", "second", "third"} {
