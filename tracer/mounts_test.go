@@ -36,12 +36,12 @@ func TestMountOptions(t *testing.T) {
 				t.Fatal(err)
 			}
 			o.tracer = tracer
+			o.scan()
+			defer o.remove()
 			if options == "userxattr" && !marks(o) {
 				t.Log("n/a: this file system has no attributes of users")
 				return
 			}
-			o.scan()
-			defer o.remove()
 			o.check("baseline")
 			for _, script := range imageWays {
 				o.sh(script)
