@@ -91,6 +91,9 @@ type Baseline struct {
 	// Size is st_size, ignored for directories; Disk is st_blocks*512. Both are
 	// what the file's Deltas are relative to. They count once per inode.
 	Size, Disk int64
+	// Further is for a name of an inode whose sizes come with another one, before
+	// or after this.
+	Further bool
 	// Gone is for an inode that was deleted before it could be measured. It is no
 	// part of the baseline, but this is the name that it had.
 	Gone bool

@@ -393,8 +393,13 @@ func (m *model) snapshot(base map[uint64]sums) []Baseline {
 		if n.file == root {
 			seeds = append(seeds, b)
 		}
-		for _, w := range n.sorted() {
+		sized := m.draw(max(len(n.names), 1), "sized")
+		for i, w := range n.sorted() {
+			b := b
 			b.Parent, b.Name = m.inodes[w.parent].file, w.name
+			if i != sized {
+				b.Size, b.Disk, b.Further = 0, 0, true
+			}
 			seeds = append(seeds, b)
 		}
 	}

@@ -26,7 +26,7 @@ func (l *layer) seed(b *Baseline) {
 		l.seedName(id, n, b)
 	}
 	l.count(n)
-	if n.is(flagSeeded) {
+	if b.Further || n.is(flagSeeded) {
 		return
 	}
 	n.flags |= flagSeeded

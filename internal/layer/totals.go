@@ -61,7 +61,8 @@ func (t *Tally) Add(e *Entry) bool {
 // Measure returns the totals of the tree at root. Its errors are those of Walk.
 func Measure(ctx context.Context, root string) (Totals, error) {
 	var t tallyVisitor
-	w := walker{visitor: &t}
+	w := newWalker(&t)
+	w.attributes = false
 	err := w.walk(ctx, root)
 	return t.Totals, err
 }

@@ -35,8 +35,7 @@ const (
 // Errors are those of the visitor, of ctx, and of directories that can not be
 // read, named with their path.
 func Walk(ctx context.Context, root string, v Visitor) error {
-	w := walker{visitor: v, attributes: true}
-	w.enterer, _ = v.(Enterer)
+	w := newWalker(v)
 	return w.walk(ctx, root)
 }
 
@@ -44,11 +43,13 @@ type walker struct {
 	visitor    Visitor
 	enterer    Enterer // the same; nil if it is none
 	attributes bool    // look for overlayfs's extended attributes
+	crew       *crew   // those who share the walk; nil if nobody does
 
 	stack   []frame
 	path    []byte // of the innermost frame, relative to the root; empty at the root
 	shut    int    // frames 1 to shut have their descriptors given up
 	entry   Entry
+	held    int // what an enterer was told of, with O_PATH; -1 if nothing is
 	visited int
 	dirBuf  []byte
 	attrBuf []byte
@@ -64,16 +65,23 @@ type frame struct {
 	pathLen    int // of its path
 	entries    []string
 	next       int
+	replaced   int // how often the last name has led to another directory
 }
 
-// walk walks on a thread that ends with it, since that is not as others are.
+func newWalker(v Visitor) *walker {
+	w := &walker{visitor: v, attributes: true, held: -1}
+	w.enterer, _ = v.(Enterer)
+	return w
+}
+
+// walk walks on a thread of its own.
 func (w *walker) walk(ctx context.Context, root string) (err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		w.prepareThread()
-		err = w.walkHere(ctx, root)
+		w.begin()
+		defer w.end()
+		err = w.walkFrom(ctx, root)
 	}()
 	<-done
 	return err
@@ -93,18 +101,29 @@ func (w *walker) prepareThread() {
 	w.cwd = -1
 }
 
-func (w *walker) walkHere(ctx context.Context, root string) (err error) {
+// begin makes the calling thread the walk's: it ends with the goroutine, since it is
+// not as others are.
+func (w *walker) begin() {
+	runtime.LockOSThread()
+	w.prepareThread()
 	if w.attributes {
 		w.attrBuf = make([]byte, 1024)
 	}
 	w.dirBuf = make([]byte, 64<<10)
-	defer func() {
-		for _, f := range w.stack {
-			if f.fd >= 0 {
-				unix.Close(f.fd)
-			}
+}
+
+// end closes what an error has left open.
+func (w *walker) end() {
+	w.letGo()
+	for _, f := range w.stack {
+		if f.fd >= 0 {
+			unix.Close(f.fd)
 		}
-	}()
+	}
+	w.stack = nil
+}
+
+func (w *walker) walkFrom(ctx context.Context, root string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -119,6 +138,11 @@ func (w *walker) walkHere(ctx context.Context, root string) (err error) {
 	case err != nil:
 		return err
 	}
+	return w.walkStack(ctx)
+}
+
+// walkStack visits all that is left of the directories in the stack.
+func (w *walker) walkStack(ctx context.Context) error {
 	for len(w.stack) > 0 {
 		top := &w.stack[len(w.stack)-1]
 		if top.next == len(top.entries) {
@@ -131,6 +155,12 @@ func (w *walker) walkHere(ctx context.Context, root string) (err error) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
+		}
+		if w.crew != nil {
+			w.crew.help(ctx, w)
+		}
+		if top.next == len(top.entries) { // given away
+			continue
 		}
 		name := top.entries[top.next]
 		top.next++
@@ -175,28 +205,42 @@ func (w *walker) visitRoot(path string) error {
 // visit visits a name of the innermost frame and, if it is a directory's, makes that
 // the innermost frame.
 func (w *walker) visit(name string) error {
-	dir := &w.stack[len(w.stack)-1]
+	parent := len(w.stack) - 1
+	dir := &w.stack[parent]
 	w.path = w.path[:dir.pathLen]
 	if len(w.path) > 0 {
 		w.path = append(w.path, '/')
 	}
 	w.path = append(w.path, name...)
-	for range maxReplaced {
+	defer w.letGo()
+	for ; dir.replaced < maxReplaced; dir.replaced++ {
+		w.letGo()
 		switch seen, err := w.look(dir, name); {
 		case seen == replaced && err == nil:
 			continue
 		case errors.Is(err, SkipDir) && w.entry.Dir():
+			dir.replaced = 0
 			return nil
 		case err != nil:
 			return err
 		case seen == vanished || !w.entry.Dir():
+			dir.replaced = 0
 			return nil
 		}
-		// Not if somebody put another directory, or a file, in its place.
-		same, err := w.descend(name)
-		if err != nil || same {
+		switch same, err := w.descend(name); {
+		case err != nil:
 			return err
+		case same:
+			w.stack[parent].replaced = 0
+			return nil
+		case w.held < 0:
+			continue
 		}
+		// Somebody has moved it, maybe to where the walk has been, so it is read
+		// here. After that comes what the name stands for now.
+		w.stack[parent].replaced++
+		w.stack[parent].next--
+		return w.descendHeld()
 	}
 	return fmt.Errorf("looking at %q: it was replaced %d times meanwhile", w.path, maxReplaced)
 }
@@ -220,7 +264,7 @@ func (w *walker) look(dir *frame, name string) (sight, error) {
 		if err != nil {
 			return vanished, fmt.Errorf("looking at %q: %w", w.path, err)
 		}
-		defer unix.Close(fd)
+		w.held = fd
 		if err := w.enterer.Enter(dir.inode, name, st.Ino, st.Mode&unix.S_IFMT); err != nil {
 			return vanished, err
 		}
@@ -243,6 +287,14 @@ func (w *walker) look(dir *frame, name string) (sight, error) {
 		return vanished, fmt.Errorf("looking at %q: %w", w.path, err)
 	}
 	return visited, w.show(dir, name, &st)
+}
+
+// letGo ends the holding of what was entered.
+func (w *walker) letGo() {
+	if w.held >= 0 {
+		unix.Close(w.held)
+		w.held = -1
+	}
 }
 
 // lost tells the visitor if what was entered has no name left.
@@ -289,15 +341,34 @@ func (w *walker) descend(name string) (bool, error) {
 		unix.Close(fd)
 		return false, nil
 	}
+	return true, w.push(fd)
+}
+
+// descendHeld is descend for a directory that has another name by now. What has none
+// has no entries.
+func (w *walker) descendHeld() error {
+	fd, err := openDir(w.held, ".")
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("opening directory %q: %w", w.path, err)
+	}
+	return w.push(fd)
+}
+
+// push reads the entries of the directory that was just visited and makes it the
+// innermost frame. It takes fd over.
+func (w *walker) push(fd int) error {
 	entries, err := readDir(fd, w.dirBuf)
 	if err != nil && !errors.Is(err, unix.ENOENT) { // ENOENT: removed while open
 		unix.Close(fd)
-		return false, fmt.Errorf("reading directory %q: %w", w.path, err)
+		return fmt.Errorf("reading directory %q: %w", w.path, err)
 	}
 	w.stack = append(w.stack, frame{
-		fd: fd, dev: st.Dev, inode: st.Ino, pathLen: len(w.path), entries: entries,
+		fd: fd, dev: w.entry.Dev, inode: w.entry.Inode, pathLen: len(w.path), entries: entries,
 	})
-	return true, nil
+	return nil
 }
 
 // limitOpen gives up the outermost descriptor, but never the root's, when the
@@ -351,10 +422,12 @@ func (w *walker) reopen(childFD int, f *frame) (int, error) {
 		}
 		unix.Close(fd)
 	}
-	fd = w.stack[0].fd
-	for name := range bytes.SplitSeq(w.path[:f.pathLen], []byte{'/'}) {
+	outermost := &w.stack[0]
+	fd = outermost.fd
+	below := bytes.TrimPrefix(w.path[outermost.pathLen:f.pathLen], []byte{'/'})
+	for name := range bytes.SplitSeq(below, []byte{'/'}) {
 		next, err := openDir(fd, string(name))
-		if fd != w.stack[0].fd {
+		if fd != outermost.fd {
 			unix.Close(fd)
 		}
 		if err != nil {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +24,8 @@ const (
 	// again. A look takes microseconds; even a writer that appends byte by byte
 	// pauses for longer than that many times in the second that all take.
 	settleTries = 1 << 18
+	// walkersAtMost bounds how many threads walk a layer.
+	walkersAtMost = 8
 	// walksAtMost bounds how often a layer in which files are moved about is
 	// walked anew.
 	walksAtMost = 16
@@ -224,9 +228,7 @@ func (s *Session) tellLeftOut() error {
 	return nil
 }
 
-// baseline is a layer.Enterer that tells the kernel side of each inode before it
-// looks at its size, so that what a writer does in between is not lost: either
-// the size has it already or the kernel side counts it.
+// baseline is what is known of a layer while its baseline is taken.
 type baseline struct {
 	kernel Kernel
 	clock  Clock
@@ -234,15 +236,13 @@ type baseline struct {
 	root   string
 	dev    uint64
 	hand   func(scanned) error
+	again  bool // a walk went before this one
 
-	dirs   map[uint64]event.FileID // directories by inode number
-	linked map[event.FileID]sizes  // what was settled for inodes with several names
+	mu   sync.Mutex
+	dirs map[uint64]event.FileID // directories by inode number
 	// open are inodes that are tracked, but not settled, by the names that they had
 	// then. An inode is settled once, under whatever name it is seen first.
 	open  map[event.FileID]tracked
-	at    entered
-	again bool // a walk went before this one
-	seeds []aggregate.Baseline
 	fresh []fresh
 }
 
@@ -255,6 +255,16 @@ type tracked struct {
 	mode   uint32
 }
 
+// seeder is a layer.Enterer that tells the kernel side of each inode before it
+// looks at its size, so that what a writer does in between is not lost: either
+// the size has it already or the kernel side counts it. Several share a baseline, and
+// what is of one inode may come to them in any order.
+type seeder struct {
+	*baseline
+	at    entered
+	seeds []aggregate.Baseline
+}
+
 // entered is what the kernel side said of the inode that is looked at.
 type entered struct {
 	file  event.FileID
@@ -264,9 +274,8 @@ type entered struct {
 func newBaseline(kernel Kernel, clock Clock, id event.LayerID, root upper) *baseline {
 	return &baseline{
 		kernel: kernel, clock: clock, layer: id, root: root.path, dev: root.dev,
-		dirs:   map[uint64]event.FileID{},
-		linked: map[event.FileID]sizes{},
-		open:   map[event.FileID]tracked{},
+		dirs: map[uint64]event.FileID{},
+		open: map[event.FileID]tracked{},
 	}
 }
 
@@ -276,7 +285,7 @@ func (b *baseline) walk(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := layer.Walk(ctx, b.root, b); err != nil {
+		if err := b.walkOnce(ctx); err != nil {
 			return err
 		}
 		after, err := b.kernel.Strays(b.layer)
@@ -294,7 +303,25 @@ func (b *baseline) walk(ctx context.Context) error {
 		// walk was about to look at it. The next one finds what is not settled.
 		b.again = true
 	}
-	return b.handOver()
+	return nil
+}
+
+func (b *baseline) walkOnce(ctx context.Context) error {
+	var seeders []*seeder
+	err := layer.WalkShared(ctx, b.root, min(runtime.GOMAXPROCS(0), walkersAtMost), func() layer.Visitor {
+		s := &seeder{baseline: b}
+		seeders = append(seeders, s)
+		return s
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range seeders {
+		if err := s.handOver(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // settleFresh hands over the rest.
@@ -302,76 +329,115 @@ func (b *baseline) settleFresh(ctx context.Context) error {
 	if err := b.recheck(ctx); err != nil {
 		return err
 	}
-	return b.handOver()
+	s := seeder{baseline: b}
+	for i := range b.fresh {
+		if err := s.add(b.fresh[i].seed); err != nil {
+			return err
+		}
+	}
+	b.fresh = nil
+	return s.handOver()
 }
 
 // Enter implements layer.Enterer.
-func (b *baseline) Enter(parent uint64, name string, inode uint64, mode uint32) error {
-	file, known, err := b.kernel.Track(b.layer, b.dev, inode, mode)
+func (s *seeder) Enter(parent uint64, name string, inode uint64, mode uint32) error {
+	file, known, err := s.kernel.Track(s.layer, s.dev, inode, mode)
 	if err != nil {
 		return err
 	}
+	s.at = entered{file: file, known: known}
 	// The root is known by AddLayer.
-	if !known || name == "" && !b.again {
-		b.open[file] = tracked{b.dirs[parent], name, mode}
+	if !known || name == "" && !s.again {
+		s.mu.Lock()
+		s.open[file] = tracked{s.dirs[parent], name, mode}
+		s.mu.Unlock()
 	}
-	b.at = entered{file: file, known: known}
 	return nil
 }
 
 // Nameless implements layer.Enterer.
-func (b *baseline) Nameless() error {
-	if b.at.known {
+func (s *seeder) Nameless() error {
+	if s.at.known {
 		return nil // it was in the layer; the kernel side has counted its end
 	}
-	if err := b.kernel.Untrack(b.dev, b.at.file); err != nil {
+	if err := s.kernel.Untrack(s.dev, s.at.file); err != nil {
 		return err
 	}
-	return b.vanished(b.at.file)
+	was, open := s.claim()
+	if !open {
+		return nil // it had another name, under which it was seen
+	}
+	return s.add(was.vanished(s.at.file))
 }
 
 // Visit implements layer.Visitor.
-func (b *baseline) Visit(e *layer.Entry) error {
-	was, ok, err := b.settled(e)
-	if err != nil {
-		return err
-	}
-	if e.Dir() {
-		b.dirs[e.Inode] = b.at.file
-	}
-	if !ok {
-		return nil
-	}
+func (s *seeder) Visit(e *layer.Entry) error {
+	tracked, open := s.claim()
 	seed := aggregate.Baseline{
-		File:   b.at.file,
-		Parent: b.dirs[e.Parent],
-		Name:   e.Name,
-		Mode:   e.Mode,
-		Origin: origin(e),
-		Links:  uint32(min(e.Nlink, 1<<32-1)),
-		Size:   was.size,
-		Disk:   was.disk,
+		File:    s.at.file,
+		Name:    e.Name,
+		Mode:    e.Mode,
+		Origin:  origin(e),
+		Links:   uint32(min(e.Nlink, 1<<32-1)),
+		Further: !open,
 	}
-	if b.isFresh(e) {
-		b.fresh = append(b.fresh, fresh{seed: seed, path: inContainer(e.Path)})
-		return nil
+	s.mu.Lock()
+	seed.Parent = s.dirs[e.Parent]
+	if e.Dir() {
+		s.dirs[e.Inode] = s.at.file
 	}
-	return b.add(seed)
+	s.mu.Unlock()
+
+	switch {
+	case s.at.file.Born():
+		return nil // it came to life after counting began: growth, no baseline
+	case open:
+		was, ok, err := s.settle(e)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			s.mu.Lock()
+			s.open[s.at.file] = tracked
+			s.mu.Unlock()
+			return nil // it has another name by now, or will turn out to be deleted
+		case err != nil:
+			return err
+		case !ok:
+			return s.add(tracked.vanished(s.at.file))
+		}
+		seed.Size, seed.Disk = was.size, was.disk
+		if s.keepFresh(e, &seed) {
+			return nil
+		}
+	case s.again && s.at.known && (e.Dir() || e.Nlink < 2):
+		return nil // the first walk has told; where it is now, the kernel side tells
+	}
+	return s.add(seed)
 }
 
-func (b *baseline) add(seed aggregate.Baseline) error {
-	b.seeds = append(b.seeds, seed)
-	if len(b.seeds) < seedsAtOnce {
+// claim takes what was entered from the open, so that whoever it is given to settles
+// it. open is false if it was not among these.
+func (s *seeder) claim() (was tracked, open bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was, open = s.open[s.at.file]
+	delete(s.open, s.at.file)
+	return was, open
+}
+
+func (s *seeder) add(seed aggregate.Baseline) error {
+	s.seeds = append(s.seeds, seed)
+	if len(s.seeds) < seedsAtOnce {
 		return nil
 	}
-	return b.handOver()
+	return s.handOver()
 }
 
 // unsettled reports whether files were tracked but had another name when they were
 // to be looked at. Those that were deleted instead are none of the baseline, but
 // what the kernel side booked on them since wants a name.
 func (b *baseline) unsettled() (bool, error) {
-	for file := range b.open {
+	s := seeder{baseline: b}
+	for file, was := range b.open {
 		entry, known, err := b.kernel.Entry(b.dev, file.Inode)
 		if err != nil {
 			return false, err
@@ -379,51 +445,24 @@ func (b *baseline) unsettled() (bool, error) {
 		if known && !entry.Deleted && entry.File == file {
 			continue
 		}
-		if err := b.vanished(file); err != nil {
+		delete(b.open, file)
+		if err := s.add(was.vanished(file)); err != nil {
 			return false, err
 		}
 	}
-	return len(b.open) > 0, nil
+	return len(b.open) > 0, s.handOver()
 }
 
-func (b *baseline) vanished(file event.FileID) error {
-	was := b.open[file]
-	delete(b.open, file)
-	return b.add(aggregate.Baseline{File: file, Parent: was.parent, Name: was.name, Mode: was.mode, Gone: true})
+func (t *tracked) vanished(file event.FileID) aggregate.Baseline {
+	return aggregate.Baseline{File: file, Parent: t.parent, Name: t.name, Mode: t.mode, Gone: true}
 }
 
-// settled returns what counts as the inode's baseline; ok is false if nothing is to be
-// told of it.
-func (b *baseline) settled(e *layer.Entry) (was sizes, ok bool, err error) {
-	_, open := b.open[b.at.file]
-	switch {
-	case b.at.file.Born():
-		return was, false, nil // it came to life after counting began: growth, no baseline
-	case !open && b.again && b.at.known && (e.Dir() || e.Nlink < 2):
-		return was, false, nil // the first walk has told; where it is now, the kernel side tells
-	case !open:
-		if was, ok = b.linked[b.at.file]; !ok {
-			// It had one name when it was settled. The books count its sizes
-			// once, so that these do not matter.
-			was = sizes{e.Size, e.Allocated}
-		}
-		return was, true, nil
-	}
-	was, ok, err = b.settle(e)
-	if err == nil && !ok {
-		return was, false, b.vanished(b.at.file)
-	}
-	delete(b.open, b.at.file)
-	if ok && e.Nlink > 1 && !e.Dir() {
-		b.linked[b.at.file] = was
-	}
-	return was, ok, err
-}
-
-func (b *baseline) settle(e *layer.Entry) (was sizes, ok bool, err error) {
+// settle returns what counts as the inode's baseline; ok is false if it has none. The
+// error matches fs.ErrNotExist if it has another name by now.
+func (s *seeder) settle(e *layer.Entry) (was sizes, ok bool, err error) {
 	size, disk := e.Size, e.Allocated
 	for range settleTries {
-		is, err := b.kernel.Settle(b.dev, b.at.file, size, disk)
+		is, err := s.kernel.Settle(s.dev, s.at.file, size, disk)
 		switch {
 		case err != nil:
 			return sizes{}, false, err
@@ -433,9 +472,6 @@ func (b *baseline) settle(e *layer.Entry) (was sizes, ok bool, err error) {
 			return sizes{is.Size, is.Disk}, true, nil
 		}
 		st, err := e.Restat()
-		if errors.Is(err, fs.ErrNotExist) {
-			return sizes{}, false, nil
-		}
 		if err != nil {
 			return sizes{}, false, err
 		}
@@ -444,13 +480,13 @@ func (b *baseline) settle(e *layer.Entry) (was sizes, ok bool, err error) {
 	return sizes{}, false, fmt.Errorf("%s changes faster than it can be measured", e.Path)
 }
 
-func (b *baseline) handOver() error {
-	if len(b.seeds) == 0 {
+func (s *seeder) handOver() error {
+	if len(s.seeds) == 0 {
 		return nil
 	}
-	part := scanned{layer: b.layer, seeds: b.seeds}
-	b.seeds = nil
-	return b.hand(part)
+	part := scanned{layer: s.layer, seeds: s.seeds}
+	s.seeds = nil
+	return s.hand(part)
 }
 
 func origin(e *layer.Entry) string {

@@ -44,10 +44,20 @@ type fresh struct {
 	right time.Time // since when looks found no difference; zero if the last did
 }
 
-// isFresh tells whether a file may be written back while it is looked at.
-func (b *baseline) isFresh(e *layer.Entry) bool {
-	return e.Mode&unix.S_IFMT == unix.S_IFREG && len(b.fresh) < freshMax &&
-		b.clock.Now().Sub(e.Changed).Abs() < freshFor // the clock may have been set
+// keepFresh holds back the seed of a file that may be written back while it is looked
+// at. It reports whether it did.
+func (b *baseline) keepFresh(e *layer.Entry, seed *aggregate.Baseline) bool {
+	if e.Mode&unix.S_IFMT != unix.S_IFREG ||
+		b.clock.Now().Sub(e.Changed).Abs() >= freshFor { // the clock may have been set
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.fresh) >= freshMax {
+		return false
+	}
+	b.fresh = append(b.fresh, fresh{seed: *seed, path: inContainer(e.Path)})
+	return true
 }
 
 // recheck looks at the fresh files until each is what its page says, or differs by
@@ -60,10 +70,6 @@ func (b *baseline) recheck(ctx context.Context) error {
 			return err
 		}
 	} // else the layer is gone, which will be reported
-	for i := range b.fresh {
-		b.seeds = append(b.seeds, b.fresh[i].seed)
-	}
-	b.fresh = nil
 	return nil
 }
 

@@ -9,8 +9,8 @@ import (
 	"github.com/layertrace/layertrace/tracer/event"
 )
 
-// Kernel is what a session needs of *tracer.Tracer. Track, Settle and Entry are
-// called while Wait or Collect run in another goroutine.
+// Kernel is what a session needs of *tracer.Tracer. Track, Untrack, Settle and Entry
+// are called by several goroutines, while Wait or Collect run in others.
 type Kernel interface {
 	AddLayer(id event.LayerID, upper event.Upper) error
 	SetMounted(id event.LayerID, mounted bool) error

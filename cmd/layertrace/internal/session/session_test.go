@@ -3,9 +3,12 @@ package session
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -276,6 +279,90 @@ func TestBaselineFindsWhatWasMoved(t *testing.T) {
 		w.equalsDisk(c)
 		if l := w.lastLayer(); l.BaselineSize != 111 || l.Files != 3 || l.UnattributedSize != 0 {
 			t.Errorf("layer record: %+v", l)
+		}
+	})
+}
+
+// A directory that is moved to where the walk has been, after it was looked at and
+// before it is read.
+func TestBaselineFindsWhatIsInAMovedDirectory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := sessiontest.NewContainer(t, "api", map[string]int{"a/first": 1, "m/inside": 10, "z": 100})
+		from := filepath.Join(c.UpperDir, "m")
+		directory := inodeOf(t, from)
+		w := run(t, func(_ *Config, w *world) {
+			w.kernel.OnSettle = func(inode uint64) {
+				if inode != directory {
+					return
+				}
+				if err := os.Rename(from, filepath.Join(c.UpperDir, "a/m")); err != nil {
+					t.Error(err)
+				}
+			}
+		}, c)
+		w.finish()
+		w.equalsDisk(c)
+		if l := w.lastLayer(); l.BaselineSize != 111 || l.Files != 3 || l.UnattributedSize != 0 {
+			t.Errorf("layer record: %+v", l)
+		}
+	})
+}
+
+// A file that is written while it is settled, and moved to where the walk has been.
+func TestBaselineFindsWhatWasMovedWhileItWasBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := sessiontest.NewContainer(t, "api", map[string]int{"a/first": 1, "z": 100})
+		from := filepath.Join(c.UpperDir, "z")
+		file := inodeOf(t, from)
+		moved := false
+		w := run(t, func(_ *Config, w *world) {
+			w.kernel.Busy = 3
+			w.kernel.OnSettle = func(inode uint64) {
+				if inode != file || moved {
+					return
+				}
+				moved = true
+				if err := os.Rename(from, filepath.Join(c.UpperDir, "a/z")); err != nil {
+					t.Error(err)
+				}
+			}
+		}, c)
+		w.finish()
+		w.equalsDisk(c)
+		if l := w.lastLayer(); l.BaselineSize != 101 || l.Files != 2 || l.UnattributedSize != 0 {
+			t.Errorf("layer record: %+v", l)
+		}
+	})
+}
+
+// A layer that is large enough to be walked by several threads, with hard links
+// between its directories and files that are asked for more than once.
+func TestBaselineByManyThreads(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	synctest.Test(t, func(t *testing.T) {
+		const directories, each = 30, 40
+		files := map[string]int{}
+		for d := range directories {
+			for i := range each {
+				files[fmt.Sprintf("%d/%d/%d", d%7, d, i)] = d + i
+			}
+		}
+		c := sessiontest.NewContainer(t, "api", files)
+		var size int64
+		for path, n := range files {
+			size += int64(n)
+			if n%3 == 0 {
+				link := filepath.Join(c.UpperDir, fmt.Sprintf("%d/link%s", n%7, strings.ReplaceAll(path, "/", ".")))
+				if err := os.Link(filepath.Join(c.UpperDir, path), link); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		w := run(t, func(_ *Config, w *world) { w.kernel.Busy = 2 }, c)
+		w.finish()
+		w.equalsDisk(c)
+		if l := w.lastLayer(); l.BaselineSize != size || l.Files != directories*each || l.UnattributedSize != 0 {
+			t.Errorf("layer record: %+v, want %d bytes in %d files", l, size, directories*each)
 		}
 	})
 }
