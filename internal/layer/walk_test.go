@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"syscall"
@@ -200,6 +201,9 @@ func BenchmarkWalk(b *testing.B) {
 		"measure": func() error { _, err := Measure(b.Context(), tr.root); return err },
 		"walk":    func() error { return Walk(b.Context(), tr.root, unseeing{}) },
 		"enter":   func() error { return Walk(b.Context(), tr.root, entering{}) },
+		"shared": func() error {
+			return WalkShared(b.Context(), tr.root, runtime.GOMAXPROCS(0), func() Visitor { return entering{} })
+		},
 	} {
 		b.Run(name, func(b *testing.B) {
 			before := processorTime(b)

@@ -37,10 +37,11 @@ type options struct {
 }
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == nativeHere {
-		times, err := strconv.Atoi(os.Args[2])
-		if err == nil {
-			err = runBodies(times)
+	if len(os.Args) == 4 && os.Args[1] == nativeHere {
+		rounds, err := strconv.ParseUint(os.Args[2], 10, 64)
+		processor, errProcessor := strconv.Atoi(os.Args[3])
+		if err = errors.Join(err, errProcessor); err == nil {
+			err = runBody(rounds, processor)
 		}
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "bench: %v\n", err)

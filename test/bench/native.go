@@ -3,14 +3,16 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -25,8 +27,32 @@ import (
 //go:generate llvm-objcopy-14 --remove-section=.rel.BTF --remove-section=.rel.BTF.ext native_arm64_bpfel.o
 
 // nativeHere is the argument with which native starts a copy of the bench, before the
-// number of rounds.
+// number of runs for each line that it reads.
 const nativeHere = "native-here"
+
+// body is what one of the programs is, and how many run it at a time.
+type body struct {
+	program, name string
+	processes     int
+	oneFile       bool // all work on the same
+}
+
+func bodies() []body {
+	all := []body{
+		{"native_nothing", "nothing, in the loop", 1, true},
+		{"native_lookup", "a file is looked up", 1, true},
+		{"native_write", "1 byte is written in place", 1, true},
+		{"native_allocate", "a block is allocated", 1, true},
+	}
+	if n := min(runtime.NumCPU(), 8); n > 1 {
+		all = append(all,
+			body{"native_write", fmt.Sprintf("1 byte is written in place, %d processors, a file for each", n), n, false},
+			body{"native_write", fmt.Sprintf("1 byte is written in place, %d processors, all to one file", n), n, true},
+			body{"native_allocate", fmt.Sprintf("a block is allocated, %d processors, a file for each", n), n, false},
+			body{"native_allocate", fmt.Sprintf("a block is allocated, %d processors, all to one file", n), n, true})
+	}
+	return all
+}
 
 // native prints what the programs' bodies cost where nothing can be attached, which
 // some kernels forbid: each runs many times in a loop inside of the kernel
@@ -34,97 +60,208 @@ const nativeHere = "native-here"
 // executable of the process. So that is a copy in dir: of files on an overlay stat says
 // other numbers than the kernel has. It needs Linux 5.17.
 func native(ctx context.Context, dir string, times int) (err error) {
-	place, err := os.MkdirTemp(dir, "layertrace-bench-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(place)) }()
-	self, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		return fmt.Errorf("reading the own executable: %w", err)
-	}
-	if err := os.WriteFile(place+"/bench", self, 0o700); err != nil {
-		return err
-	}
-	cmd := exec.CommandContext(ctx, place+"/bench", nativeHere, strconv.Itoa(times))
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("running the programs' bodies: %w", err)
-	}
-	return nil
-}
-
-func runBodies(times int) error {
 	const rounds = 1_000_000
 	if err := features.HaveProgramHelper(ebpf.RawTracepoint, asm.FnLoop); errors.Is(err, ebpf.ErrNotSupported) {
 		progress("this kernel has no loops for programs, so that their bodies are not run by themselves")
 		return nil
 	}
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return fmt.Errorf("raising the limit on locked memory: %w", err)
-	}
-	spec, err := loadNative()
+	place, err := os.MkdirTemp(dir, "layertrace-bench-")
 	if err != nil {
-		return fmt.Errorf("reading the programs: %w", err)
+		return err
 	}
-	kernel, err := btf.LoadKernelSpec()
+	defer func() { err = errors.Join(err, os.RemoveAll(place)) }()
+	bodies := bodies()
+	copies, files, err := copySelf(place, bodies[len(bodies)-1].processes)
 	if err != nil {
-		return fmt.Errorf("reading the kernel's BTF: %w", err)
+		return err
 	}
-	var cast *btf.Func
-	casts := kernel.TypeByName("bpf_rdonly_cast", &cast) == nil
-	var st unix.Stat_t
-	if err := unix.Stat("/proc/self/exe", &st); err != nil {
-		return fmt.Errorf("looking at the own executable: %w", err)
-	}
-	// The kernel's own encoding, unlike that of stat.
-	device := unix.Major(st.Dev)<<20 | unix.Minor(st.Dev)
-	if err := errors.Join(spec.Variables["casts"].Set(casts), spec.Variables["watched_device"].Set(device)); err != nil {
-		return fmt.Errorf("setting variables: %w", err)
-	}
-	coll, err := ebpf.NewCollection(spec)
+	coll, err := loadBodies(files)
 	if err != nil {
-		return fmt.Errorf("loading the programs: %w", err)
+		return err
 	}
 	defer coll.Close()
-	page := nativeFileEntry{
-		Generation: 1, Size: st.Size, Disk: st.Blocks * 512, Layer: 1, State: 1, Mode: st.Mode, Settled: 1,
-	}
-	if err := coll.Maps["files"].Put(nativeFileKey{Inode: st.Ino, Device: device}, page); err != nil {
-		return fmt.Errorf("entering a file: %w", err)
-	}
 
 	fmt.Printf("\n| body | %s a run |\n|---|--:|\n", unit())
 	var empty float64
-	for _, body := range []struct{ program, name string }{
-		{"native_nothing", "nothing, in the loop"},
-		{"native_lookup", "a file is looked up"},
-		{"native_write", "1 byte is written in place"},
-		{"native_allocate", "a block is allocated"},
-	} {
-		took := make([]float64, times)
-		for i := range took {
-			begin := time.Now()
-			if _, err := coll.Programs[body.program].Run(&ebpf.RunOptions{Context: nativeNativeArgs{Rounds: rounds}}); err != nil {
-				return fmt.Errorf("running %s: %w", body.program, err)
-			}
-			took[i] = float64(time.Since(begin).Nanoseconds()) / rounds
+	written, allocated := 0, 0
+	for _, body := range bodies {
+		took, err := body.run(ctx, coll.Programs[body.program], copies, times, rounds)
+		if err != nil {
+			return fmt.Errorf("running %s: %w", body.program, err)
 		}
-		slices.Sort(took)
 		median := took[len(took)/2]
-		if body.program == "native_nothing" {
+		switch body.program {
+		case "native_nothing":
 			empty = median
+		case "native_write":
+			written += body.processes * times * rounds
+		case "native_allocate":
+			allocated += body.processes * times * rounds
 		}
 		fmt.Printf("| %s | %.1f (%.1f–%.1f) |\n", body.name, median-empty, took[0]-empty, took[len(took)-1]-empty)
 	}
+	return checkCounters(coll, uint64(written), int64(allocated)*4096)
+}
 
-	// What has been measured has to have been the counting.
-	var counter nativeCounter
-	if err := coll.Maps["counters_a"].Lookup(uint32(1), &counter); err != nil {
-		return fmt.Errorf("reading the counter: %w", err)
+// copySelf makes copies of the executable.
+func copySelf(dir string, n int) (copies []string, files []unix.Stat_t, err error) {
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the own executable: %w", err)
 	}
-	if want := uint64(times * rounds); counter.Writes != want || counter.Disk != int64(want)*4096 {
-		return fmt.Errorf("%d writes and %d bytes were counted of %d", counter.Writes, counter.Disk, want)
+	for i := range n {
+		path := fmt.Sprintf("%s/bench-%d", dir, i)
+		if err := os.WriteFile(path, self, 0o700); err != nil {
+			return nil, nil, err
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			return nil, nil, fmt.Errorf("looking at %s: %w", path, err)
+		}
+		copies, files = append(copies, path), append(files, st)
+	}
+	return copies, files, nil
+}
+
+// loadBodies loads the programs and has them know the files.
+func loadBodies(files []unix.Stat_t) (*ebpf.Collection, error) {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raising the limit on locked memory: %w", err)
+	}
+	spec, err := loadNative()
+	if err != nil {
+		return nil, fmt.Errorf("reading the programs: %w", err)
+	}
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return nil, fmt.Errorf("reading the kernel's BTF: %w", err)
+	}
+	var cast *btf.Func
+	casts := kernel.TypeByName("bpf_rdonly_cast", &cast) == nil
+	// The kernel's own encoding, unlike that of stat.
+	device := unix.Major(files[0].Dev)<<20 | unix.Minor(files[0].Dev)
+	if err := errors.Join(spec.Variables["casts"].Set(casts), spec.Variables["watched_device"].Set(device)); err != nil {
+		return nil, fmt.Errorf("setting variables: %w", err)
+	}
+	coll, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, fmt.Errorf("loading the programs: %w", err)
+	}
+	for _, st := range files {
+		page := nativeFileEntry{
+			Generation: 1, Size: st.Size, Disk: st.Blocks * 512, Layer: 1, State: 1, Mode: st.Mode, Settled: 1,
+		}
+		if err := coll.Maps["files"].Put(nativeFileKey{Inode: st.Ino, Device: device}, page); err != nil {
+			coll.Close()
+			return nil, fmt.Errorf("entering a file: %w", err)
+		}
+	}
+	return coll, nil
+}
+
+// run has copies of the bench run a program at the same time, and returns what a run took,
+// sorted: the mean of the processes, once for each time.
+func (b *body) run(ctx context.Context, program *ebpf.Program, copies []string, times, rounds int) (took []float64, err error) {
+	fd, err := unix.FcntlInt(uintptr(program.FD()), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicating a descriptor: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), program.String())
+	defer file.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		start   []io.WriteCloser
+		answers []*bufio.Reader
+	)
+	for i := range b.processes {
+		path := copies[0]
+		if !b.oneFile {
+			path = copies[i]
+		}
+		cmd := exec.CommandContext(ctx, path, nativeHere, strconv.Itoa(rounds), strconv.Itoa(i))
+		cmd.ExtraFiles, cmd.Stderr = []*os.File{file}, os.Stderr
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			return nil, err
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			return nil, err
+		}
+		if err := cmd.Start(); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, in.Close(), cmd.Wait()) }()
+		start, answers = append(start, in), append(answers, bufio.NewReader(out))
+	}
+	for range times {
+		for _, in := range start {
+			if _, err := in.Write([]byte{'\n'}); err != nil {
+				return nil, err
+			}
+		}
+		var sum float64
+		for _, out := range answers {
+			var ns float64
+			if _, err := fmt.Fscanln(out, &ns); err != nil {
+				return nil, fmt.Errorf("reading what it took: %w", err)
+			}
+			sum += ns
+		}
+		took = append(took, sum/float64(b.processes*rounds))
+	}
+	slices.Sort(took)
+	return took, nil
+}
+
+// runBody runs the program that it is given, on a processor of its own, for each line
+// that it reads, and prints how long that took.
+func runBody(rounds uint64, processor int) error {
+	runtime.LockOSThread()
+	var only unix.CPUSet
+	only.Set(processor)
+	if err := unix.SchedSetaffinity(0, &only); err != nil {
+		progress("processor %d is not to be had: %v", processor, err)
+	}
+	const given = 3 // the first of ExtraFiles
+	program, err := ebpf.NewProgramFromFD(given)
+	if err != nil {
+		return fmt.Errorf("taking the program: %w", err)
+	}
+	defer program.Close()
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		// Not what others took who wanted the processor, too.
+		var before, after unix.Timespec
+		errBefore := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &before)
+		_, err := program.Run(&ebpf.RunOptions{Context: nativeNativeArgs{Rounds: rounds}})
+		errAfter := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &after)
+		if err := errors.Join(errBefore, err, errAfter); err != nil {
+			return err
+		}
+		fmt.Println(after.Nano() - before.Nano())
+	}
+	return nil
+}
+
+// checkCounters makes sure that what has been measured was the counting.
+func checkCounters(coll *ebpf.Collection, writes uint64, disk int64) error {
+	counters := coll.Maps["counters_a"]
+	var head nativeCounter
+	if err := counters.Lookup(uint32(0), &head); err != nil {
+		return fmt.Errorf("reading how many counters there are: %w", err)
+	}
+	var sum nativeCounter
+	for slot := range uint32(head.Writes) {
+		var counter nativeCounter
+		if err := counters.Lookup(slot+1, &counter); err != nil {
+			return fmt.Errorf("reading a counter: %w", err)
+		}
+		sum.Writes += counter.Writes
+		sum.Disk += counter.Disk
+	}
+	if sum.Writes != writes || sum.Disk != disk {
+		return fmt.Errorf("%d writes and %d bytes were counted of %d and %d", sum.Writes, sum.Disk, writes, disk)
 	}
 	return nil
 }
