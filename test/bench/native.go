@@ -75,7 +75,7 @@ func native(ctx context.Context, dir string, times int) (err error) {
 	if err != nil {
 		return err
 	}
-	coll, err := loadBodies(files)
+	coll, err := loadBodies(files[0].Dev)
 	if err != nil {
 		return err
 	}
@@ -85,6 +85,9 @@ func native(ctx context.Context, dir string, times int) (err error) {
 	var empty float64
 	written, allocated := 0, 0
 	for _, body := range bodies {
+		if err := enter(coll, files); err != nil {
+			return err
+		}
 		took, err := body.run(ctx, coll.Programs[body.program], copies, times, rounds)
 		if err != nil {
 			return fmt.Errorf("running %s: %w", body.program, err)
@@ -123,8 +126,8 @@ func copySelf(dir string, n int) (copies []string, files []unix.Stat_t, err erro
 	return copies, files, nil
 }
 
-// loadBodies loads the programs and has them know the files.
-func loadBodies(files []unix.Stat_t) (*ebpf.Collection, error) {
+// loadBodies loads the programs for files on a device, which is in the encoding of stat.
+func loadBodies(dev uint64) (*ebpf.Collection, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raising the limit on locked memory: %w", err)
 	}
@@ -138,25 +141,30 @@ func loadBodies(files []unix.Stat_t) (*ebpf.Collection, error) {
 	}
 	var cast *btf.Func
 	casts := kernel.TypeByName("bpf_rdonly_cast", &cast) == nil
-	// The kernel's own encoding, unlike that of stat.
-	device := unix.Major(files[0].Dev)<<20 | unix.Minor(files[0].Dev)
-	if err := errors.Join(spec.Variables["casts"].Set(casts), spec.Variables["watched_device"].Set(device)); err != nil {
+	if err := errors.Join(spec.Variables["casts"].Set(casts), spec.Variables["watched_device"].Set(kernelDevice(dev))); err != nil {
 		return nil, fmt.Errorf("setting variables: %w", err)
 	}
 	coll, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return nil, fmt.Errorf("loading the programs: %w", err)
 	}
+	return coll, nil
+}
+
+// kernelDevice is a device as the kernel itself encodes it.
+func kernelDevice(dev uint64) uint32 { return unix.Major(dev)<<20 | unix.Minor(dev) }
+
+// enter has the programs know the files, and of none who wrote to it.
+func enter(coll *ebpf.Collection, files []unix.Stat_t) error {
 	for _, st := range files {
 		page := nativeFileEntry{
 			Generation: 1, Size: st.Size, Disk: st.Blocks * 512, Layer: 1, State: 1, Mode: st.Mode, Settled: 1,
 		}
-		if err := coll.Maps["files"].Put(nativeFileKey{Inode: st.Ino, Device: device}, page); err != nil {
-			coll.Close()
-			return nil, fmt.Errorf("entering a file: %w", err)
+		if err := coll.Maps["files"].Put(nativeFileKey{Inode: st.Ino, Device: kernelDevice(st.Dev)}, page); err != nil {
+			return fmt.Errorf("entering a file: %w", err)
 		}
 	}
-	return coll, nil
+	return nil
 }
 
 // run has copies of the bench run a program at the same time, and returns what a run took,
