@@ -34,6 +34,7 @@ type options struct {
 	files  int
 	peers  []string
 	parts  []string
+	grow   []string
 }
 
 func main() {
@@ -50,15 +51,16 @@ func main() {
 		return
 	}
 	var o options
-	var peers, parts string
+	var peers, parts, grow string
 	flag.StringVar(&o.dir, "dir", "/scratch", "where to make files: on ext4, and not on an overlay")
 	flag.IntVar(&o.rounds, "rounds", 5, "how often to do everything; of the rounds the median counts")
 	flag.IntVar(&o.ops, "ops", 2000, "how often a round does each of the short operations")
 	flag.IntVar(&o.files, "files", 500, "files of the archive that is unpacked")
 	flag.StringVar(&peers, "peers", "", "other tools to run: "+strings.Join(peerNames(), " "))
 	flag.StringVar(&parts, "parts", strings.Join(allParts, " "), "what to measure")
+	flag.StringVar(&grow, "grow", strings.Join(growthNames(), " "), "what the part scale lets grow")
 	flag.Parse()
-	o.peers, o.parts = strings.Fields(peers), strings.Fields(parts)
+	o.peers, o.parts, o.grow = strings.Fields(peers), strings.Fields(parts), strings.Fields(grow)
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	err := run(ctx, &o)
@@ -87,6 +89,11 @@ func run(ctx context.Context, o *options) error {
 	for _, p := range o.parts {
 		if !slices.Contains(allParts, p) {
 			return fmt.Errorf("no part %q: there are %s", p, strings.Join(allParts, ", "))
+		}
+	}
+	for _, what := range o.grow {
+		if !slices.Contains(growthNames(), what) {
+			return fmt.Errorf("nothing %q that grows: there are %s", what, strings.Join(growthNames(), ", "))
 		}
 	}
 	if o.rounds < 1 || o.ops < 1 || o.files < 1 {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 
 	"github.com/cilium/ebpf"
@@ -35,19 +36,33 @@ type point struct {
 	memory         uint64  // of all maps, bytes
 }
 
+// growths are what may grow, and to where.
+var growths = []struct {
+	name, what string
+	sizes      []int
+	grow       func(*scaled, int) (changed int, err error)
+}{
+	{"known", "files known", []int{100, 10_000, 1_000_000}, (*scaled).know},
+	{"changed", "files changed", []int{10, 1_000, 100_000}, (*scaled).change},
+	{"processes", "processes", []int{10, 1_000, 50_000}, (*scaled).spawn},
+	{"layers", "layers", []int{10, 100, 1_000}, (*scaled).layers},
+}
+
+func growthNames() []string {
+	var names []string
+	for _, g := range growths {
+		names = append(names, g.name)
+	}
+	return names
+}
+
 // scale makes one thing grow at a time.
 func (g *ground) scale(ctx context.Context) error {
 	fmt.Printf("\n| what grows | to | write in place, %[1]s | Collect after one write, %[1]s | Collect, %[1]s for each that changed | entering a file, %[1]s | kernel memory, KiB |\n|---|--:|--:|--:|--:|--:|--:|\n", unit())
-	for _, grown := range []struct {
-		what  string
-		sizes []int
-		grow  func(*scaled, int) (changed int, err error)
-	}{
-		{"files known", []int{100, 10_000, 1_000_000}, (*scaled).know},
-		{"files changed", []int{10, 1_000, 100_000}, (*scaled).change},
-		{"processes", []int{10, 1_000, 50_000}, (*scaled).spawn},
-		{"layers", []int{10, 100, 1_000}, (*scaled).layers},
-	} {
+	for _, grown := range growths {
+		if !slices.Contains(g.o.grow, grown.name) {
+			continue
+		}
 		for _, size := range grown.sizes {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
