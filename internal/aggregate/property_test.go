@@ -389,7 +389,11 @@ func (m *model) snapshot(base map[uint64]sums) []Baseline {
 			mode = directory
 		}
 		// The sizes are what the deltas are relative to.
-		b := Baseline{File: n.file, Mode: mode, Links: uint32(len(n.names)), Size: base[ino].size, Disk: base[ino].disk}
+		links := uint32(len(n.names))
+		if n.dir {
+			links = 2
+		}
+		b := Baseline{File: n.file, Mode: mode, Links: links, Size: base[ino].size, Disk: base[ino].disk}
 		if n.file == root {
 			seeds = append(seeds, b)
 		}

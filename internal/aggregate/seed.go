@@ -62,6 +62,7 @@ func (l *layer) seedName(id nodeID, n *node, b *Baseline) {
 	if parent != 0 && l.tree.at(parent).origin == originUnknown {
 		l.tree.at(parent).origin = originDirectory
 	}
+	single := b.Links == 1 || isDir(b.Mode)
 	switch {
 	case n.is(flagGone):
 		// What replaced it by a rename may be all that told of its end.
@@ -73,9 +74,18 @@ func (l *layer) seedName(id nodeID, n *node, b *Baseline) {
 		if !n.linked() {
 			l.tree.dropName(id, parent, b.Name)
 		}
-	case n.is(flagRenamed) && b.Links < 2:
+	case n.is(flagRenamed) && (single || b.Links == 0):
 		// The scan came before the renaming.
+	case single && b.Further && n.is(flagSeeded) && n.linked() && !n.aliased:
+		// It was moved while the scan ran, to where no event tells of.
+		n.flags |= flagMoved
+		l.tree.setName(id, parent, b.Name)
+	case single && !b.Further && n.is(flagMoved):
+		// The same, told the other way round.
 	default:
+		if single && b.Further {
+			n.flags |= flagMoved
+		}
 		l.tree.addName(id, parent, b.Name)
 	}
 }

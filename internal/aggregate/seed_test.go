@@ -17,6 +17,16 @@ func TestSeedAfterEvents(t *testing.T) {
 			a.Seed(1, Baseline{File: f, Parent: parent, Name: name, Mode: regular, Links: links, Size: size, Disk: size})
 		}
 	}
+	further := func(f, parent event.FileID, name string, mode, links uint32) step {
+		return func(a *Aggregator) {
+			a.Seed(1, Baseline{File: f, Parent: parent, Name: name, Mode: mode, Links: links, Further: true})
+		}
+	}
+	dir := func(f, parent event.FileID, name string) step {
+		return func(a *Aggregator) {
+			a.Seed(1, Baseline{File: f, Parent: parent, Name: name, Mode: directory, Links: 2, Disk: 100})
+		}
+	}
 	renamed := event.Batch{Files: []event.FileEvent{fileEvent(event.FileRenamed, old(11), root, "new", 5)}}
 	written := event.Batch{Deltas: []event.Delta{delta(old(11), 5, 7, 7, event.CauseWrite)}}
 	unlinked := event.Batch{
@@ -44,6 +54,16 @@ func TestSeedAfterEvents(t *testing.T) {
 			"layer 100/4196 base 100/4196 grew 0/0 files 1", true},
 		{"renamed, new name seeded", []step{seed(old(11), root, "new", 1, 100), apply(renamed)}, "/new",
 			"layer 100/4196 base 100/4196 grew 0/0 files 1", true},
+		{"renamed, both names seeded", []step{seed(old(11), root, "old", 1, 100), further(old(11), root, "new", regular, 1), apply(renamed)}, "/new",
+			"layer 100/4196 base 100/4196 grew 0/0 files 1", true},
+		{"renamed between", []step{seed(old(11), root, "old", 1, 100), apply(renamed), further(old(11), root, "new", regular, 1)}, "/new",
+			"layer 100/4196 base 100/4196 grew 0/0 files 1", true},
+		{"directory renamed between", []step{dir(old(11), root, "old"), apply(renamed), further(old(11), root, "new", directory, 2)}, "/new",
+			"layer 0/4196 base 0/4196 grew 0/0 files 0", true},
+		{"moved unseen", []step{seed(old(11), root, "old", 1, 100), further(old(11), root, "new", regular, 1)}, "/new",
+			"layer 100/4196 base 100/4196 grew 0/0 files 1", true},
+		{"directory moved unseen", []step{dir(old(11), root, "old"), further(old(11), root, "new", directory, 2)}, "/new",
+			"layer 0/4196 base 0/4196 grew 0/0 files 0", true},
 		{"hard links", []step{seed(old(11), root, "f", 2, 100), seed(old(11), root, "g", 2, 100)}, "/f",
 			"layer 100/4196 base 100/4196 grew 0/0 files 1", false},
 		{"deleted after the scan", []step{seed(old(11), root, "f", 1, 100), apply(unlinked)}, "",

@@ -67,6 +67,9 @@ const (
 	// flagRenamed: its name came by a rename, so that another name that the
 	// scan reports later is the old one.
 	flagRenamed
+	// flagMoved: its one name is where the scan came across it again, so that where
+	// it was before is another.
+	flagMoved
 	// flagDoubt: a name was unlinked that the node was not known to have, so
 	// that a name event was lost. Its sizes tell later whether it is still there.
 	flagDoubt

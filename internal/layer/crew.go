@@ -17,11 +17,10 @@ const aloneFor = 500
 const helperNice = 10
 
 // WalkShared is Walk by up to walkers threads, each of which has a visitor of its own
-// that newVisitor makes; of those the first is on the calling walk's thread. A
-// directory is visited before its entries and by the time that these are, its visitor
-// has returned, but nothing else of Walk's order is kept: parts of a directory are
-// visited by several threads at once. newVisitor is called by the goroutine of the
-// thread that gets the visitor, one call at a time.
+// that newVisitor makes. A directory is visited before its entries and by the time that
+// these are, its visitor has returned, but nothing else of Walk's order is kept: parts
+// of a directory are visited by several threads at once. newVisitor is called once at
+// a time, and but for the first time by other goroutines.
 //
 // Errors are those of Walk; after one the other threads end soon.
 func WalkShared(ctx context.Context, root string, walkers int, newVisitor func() Visitor) error {
@@ -94,7 +93,7 @@ func (c *crew) grow(ctx context.Context) {
 			c.mu.Lock()
 			w := newWalker(c.newVisitor())
 			c.mu.Unlock()
-			w.crew = c
+			w.crew, w.mostOpen = c, maxOpenHelping
 			w.begin()
 			_ = unix.Setpriority(unix.PRIO_PROCESS, 0, helperNice) // means the thread
 			defer w.end()
@@ -104,11 +103,15 @@ func (c *crew) grow(ctx context.Context) {
 }
 
 // give offers half of what is left of the outermost directory that is open and has
-// anything left.
+// anything left. The next entry stays the walker's own: who takes a share visits
+// something, so that the last entries are not passed round.
 func (c *crew) give(w *walker) {
 	for i := range w.stack {
 		f := &w.stack[i]
 		left := len(f.entries) - f.next
+		if i == len(w.stack)-1 {
+			left--
+		}
 		if f.fd < 0 || left == 0 {
 			continue
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // together is a recorder for each thread that walks.
@@ -110,6 +111,24 @@ func TestSharedOrder(t *testing.T) {
 		return nil
 	}
 	tr.must(WalkShared(t.Context(), tr.root, 4, g.recorder))
+}
+
+// Many who have nothing to do must not pass the last entries round.
+func TestSharedByMany(t *testing.T) {
+	tr := newTree(t)
+	bigTrees["one long way"](tr)
+	var g together
+	done := make(chan error, 1)
+	go func() { done <- WalkShared(t.Context(), tr.root, 32, g.recorder) }()
+	select {
+	case err := <-done:
+		tr.must(err)
+	case <-time.After(time.Minute):
+		t.Fatal("the walk does not end")
+	}
+	if n := len(g.all(t)); n != 2*500+1 {
+		t.Errorf("%d entries, want %d", n, 2*500+1)
+	}
 }
 
 // Few entries are not worth threads.

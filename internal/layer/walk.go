@@ -16,6 +16,8 @@ const (
 	// maxOpen bounds the directories that are held open; those further up are
 	// opened again, through "..", when the walk comes back to them.
 	maxOpen = 128
+	// maxOpenHelping is the bound for each thread that helps.
+	maxOpenHelping = 16
 	// maxReplaced bounds how often a name that changes hands is looked at again.
 	maxReplaced = 16
 	// pollEvery is after how many entries ctx is looked at.
@@ -45,14 +47,16 @@ type walker struct {
 	attributes bool    // look for overlayfs's extended attributes
 	crew       *crew   // those who share the walk; nil if nobody does
 
-	stack   []frame
-	path    []byte // of the innermost frame, relative to the root; empty at the root
-	shut    int    // frames 1 to shut have their descriptors given up
-	entry   Entry
-	held    int // what an enterer was told of, with O_PATH; -1 if nothing is
-	visited int
-	dirBuf  []byte
-	attrBuf []byte
+	stack []frame
+	path  []byte // of the innermost frame, relative to the root; empty at the root
+	shut  int    // frames 1 to shut have their descriptors given up
+
+	mostOpen int
+	entry    Entry
+	held     int // what an enterer was told of, with O_PATH; -1 if nothing is
+	visited  int
+	dirBuf   []byte
+	attrBuf  []byte
 
 	ownCwd bool // the thread has a working directory of its own
 	cwd    int  // the descriptor of what that is; -1 if it is none of the frames'
@@ -69,7 +73,7 @@ type frame struct {
 }
 
 func newWalker(v Visitor) *walker {
-	w := &walker{visitor: v, attributes: true, held: -1}
+	w := &walker{visitor: v, attributes: true, held: -1, mostOpen: maxOpen}
 	w.enterer, _ = v.(Enterer)
 	return w
 }
@@ -158,9 +162,6 @@ func (w *walker) walkStack(ctx context.Context) error {
 		}
 		if w.crew != nil {
 			w.crew.help(ctx, w)
-		}
-		if top.next == len(top.entries) { // given away
-			continue
 		}
 		name := top.entries[top.next]
 		top.next++
@@ -374,7 +375,7 @@ func (w *walker) push(fd int) error {
 // limitOpen gives up the outermost descriptor, but never the root's, when the
 // bound is reached.
 func (w *walker) limitOpen() error {
-	if len(w.stack)-w.shut < maxOpen {
+	if len(w.stack)-w.shut < w.mostOpen {
 		return nil
 	}
 	w.shut++

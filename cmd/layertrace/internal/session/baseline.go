@@ -253,6 +253,7 @@ type tracked struct {
 	parent event.FileID
 	name   string
 	mode   uint32
+	again  bool // somebody was about to settle it when it was moved
 }
 
 // seeder is a layer.Enterer that tells the kernel side of each inode before it
@@ -349,7 +350,7 @@ func (s *seeder) Enter(parent uint64, name string, inode uint64, mode uint32) er
 	// The root is known by AddLayer.
 	if !known || name == "" && !s.again {
 		s.mu.Lock()
-		s.open[file] = tracked{s.dirs[parent], name, mode}
+		s.open[file] = tracked{parent: s.dirs[parent], name: name, mode: mode}
 		s.mu.Unlock()
 	}
 	return nil
@@ -392,9 +393,10 @@ func (s *seeder) Visit(e *layer.Entry) error {
 	case s.at.file.Born():
 		return nil // it came to life after counting began: growth, no baseline
 	case open:
-		was, ok, err := s.settle(e)
+		was, ok, err := s.settle(e, tracked.again)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
+			tracked.again = true
 			s.mu.Lock()
 			s.open[s.at.file] = tracked
 			s.mu.Unlock()
@@ -457,11 +459,19 @@ func (t *tracked) vanished(file event.FileID) aggregate.Baseline {
 	return aggregate.Baseline{File: file, Parent: t.parent, Name: t.name, Mode: t.mode, Gone: true}
 }
 
-// settle returns what counts as the inode's baseline; ok is false if it has none. The
-// error matches fs.ErrNotExist if it has another name by now.
-func (s *seeder) settle(e *layer.Entry) (was sizes, ok bool, err error) {
+// settle returns what counts as the inode's baseline; ok is false if it has none. What
+// e says is too old if the kernel side has been asked about the inode before: that is
+// what again tells. The error matches fs.ErrNotExist if it has another name by now.
+func (s *seeder) settle(e *layer.Entry, again bool) (was sizes, ok bool, err error) {
 	size, disk := e.Size, e.Allocated
 	for range settleTries {
+		if again {
+			st, err := e.Restat()
+			if err != nil {
+				return sizes{}, false, err
+			}
+			size, disk = st.Size, st.Blocks*512
+		}
 		is, err := s.kernel.Settle(s.dev, s.at.file, size, disk)
 		switch {
 		case err != nil:
@@ -471,11 +481,7 @@ func (s *seeder) settle(e *layer.Entry) (was sizes, ok bool, err error) {
 		case !is.Again:
 			return sizes{is.Size, is.Disk}, true, nil
 		}
-		st, err := e.Restat()
-		if err != nil {
-			return sizes{}, false, err
-		}
-		size, disk = st.Size, st.Blocks*512
+		again = true
 	}
 	return sizes{}, false, fmt.Errorf("%s changes faster than it can be measured", e.Path)
 }
