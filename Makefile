@@ -144,8 +144,8 @@ test-matrix: build test-programs guest-programs ## run those that depend on it e
 	$(MAKE) --no-print-directory exactness || status=1; exit $$status
 
 matrix-%:
-	@LAYERTRACE_MODEL_TIME=$(MODEL_TIME) LAYERTRACE_TEST_SKIP='$(MATRIX_LEAVES)$(if $(filter-out %-ext4,$*),|$(MATRIX_EXT4))' .ci/with-go test/vm/run --docker \
-		--kernel $(word 1,$(subst -, ,$*)) --fs $(word 2,$(subst -, ,$*)) --timeout 3600 --out bin/results/vm-$* -- \
+	@LAYERTRACE_TEST_TIMEOUT=90m LAYERTRACE_MODEL_TIME=$(MODEL_TIME) LAYERTRACE_TEST_SKIP='$(MATRIX_LEAVES)$(if $(filter-out %-ext4,$*),|$(MATRIX_EXT4))' .ci/with-go test/vm/run --docker \
+		--kernel $(word 1,$(subst -, ,$*)) --fs $(word 2,$(subst -, ,$*)) --timeout 7200 --out bin/results/vm-$* -- \
 		test/vm/suite $(VM_PACKAGES) 2>&1 | bin/tally -v -strict -save bin/results/matrix/$* 2>&1 | sed -u 's/^/$*: /'
 
 .PHONY: test-docker
