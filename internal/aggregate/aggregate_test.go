@@ -127,3 +127,39 @@ func TestCovered(t *testing.T) {
 		t.Errorf("covered totals %+v", cov)
 	}
 }
+
+// The counters were collected in the midst of a call: what it freed is booked by then,
+// and its cause when it returns.
+func TestLateCause(t *testing.T) {
+	freed := event.Batch{Processes: []event.Process{known(5, "node")}, Deltas: []event.Delta{delta(old(11), 5, 0, -4096, 0)}}
+	caused := event.Batch{Deltas: []event.Delta{delta(old(11), 5, 0, 0, event.CauseMetadata)}}
+	start := func(t *testing.T) *Aggregator {
+		a := newTest(t)
+		seedFile(a, old(11), root, "f", 100, 8192)
+		a.SeedDone(1)
+		a.Flush(at(1))
+		a.Apply(&freed)
+		return a
+	}
+	t.Run("in the interval", func(t *testing.T) {
+		a := start(t)
+		a.Apply(&caused)
+		expect(t, "both", a.Flush(at(2)),
+			`node/5 "/f" added 100/4096 grew 0/-4096 metadata`, `layer 100/8192 base 100/12288 grew 0/-4096 files 1`)
+	})
+	t.Run("in the next one", func(t *testing.T) {
+		a := start(t)
+		expect(t, "first", a.Flush(at(2)),
+			`node/5 "/f" added 100/4096 grew 0/-4096 write`, `layer 100/8192 base 100/12288 grew 0/-4096 files 1`)
+		a.Apply(&caused)
+		expect(t, "second", a.Flush(at(3)),
+			`node/5 "/f" added 100/4096 grew 0/0 metadata`, `layer 100/8192 base 100/12288 grew 0/-4096 files 1`)
+	})
+	t.Run("alone", func(t *testing.T) {
+		a := start(t)
+		a.Flush(at(2))
+		a.Flush(at(3))
+		a.Apply(&caused)
+		expect(t, "nothing", a.Flush(at(4)))
+	})
+}

@@ -193,6 +193,7 @@ func (l *layer) end(id nodeID) {
 // delta books what a process did to a file.
 func (l *layer) delta(d *event.Delta, p procID) {
 	if d.Size == 0 && d.Disk == 0 && d.Written == 0 && d.CopyUp == 0 && d.Causes&structural == 0 {
+		l.lateCause(d, p)
 		return
 	}
 	l.grown.add(d.Size, d.Disk)
@@ -219,6 +220,21 @@ func (l *layer) delta(d *event.Delta, p procID) {
 	a.written += d.Written
 	a.writes += d.Writes
 	a.causes |= d.Causes
+}
+
+// lateCause deals with a cause that comes alone. What a call allocates is booked at
+// once, and its cause when it returns: if counters were collected in between, that is
+// said of what they told.
+func (l *layer) lateCause(d *event.Delta, p procID) {
+	id := l.tree.find(d.File)
+	if id == 0 || d.Causes == 0 || p == 0 {
+		return
+	}
+	if a, _ := l.findAcc(id, p); a != nil {
+		a.causes |= d.Causes
+	} else if _, ok := l.uncaused[accKey(id, p)]; ok {
+		l.acc(id, p).causes = d.Causes
+	}
 }
 
 func (l *layer) overflow(o *event.Overflow) {

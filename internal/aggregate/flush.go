@@ -36,11 +36,17 @@ func (a *Aggregator) flush(res []record.Record, l *layer, now time.Time, always 
 }
 
 func (a *Aggregator) flushGrowth(res []record.Record, l *layer, now time.Time) []record.Record {
+	clear(l.uncaused)
 	if len(l.accs) == 0 {
 		return res
 	}
 	l.dirty = true
 	l.settle()
+	for i := range l.accs {
+		if x := &l.accs[i]; x.causes == 0 && x.node != 0 && x.proc != 0 && x.written == 0 && !x.merged {
+			l.uncaused[accKey(x.node, x.proc)] = struct{}{}
+		}
+	}
 	rows := a.rows(l)
 	a.sortRows(rows)
 

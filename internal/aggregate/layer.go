@@ -117,8 +117,11 @@ type layer struct {
 	whiteouts map[dirent]nameKey
 	// replaced are the nodes whose last names were taken by others in this
 	// interval, and who did that.
-	replaced      map[nodeID]procID
-	crowd         map[uint64]uint32 // node<<32|proc: accs beyond chainMax
+	replaced map[nodeID]procID
+	crowd    map[uint64]uint32 // node<<32|proc: accs beyond chainMax
+	// uncaused are accs, by node<<32|proc, of which the interval before had to tell
+	// without a cause: it ended in the midst of a call, whose end tells the cause.
+	uncaused      map[uint64]struct{}
 	covered       []coveredAcc
 	coveredAt     map[coveredKey]int
 	batches       uint64 // applied so far
@@ -145,6 +148,7 @@ func newLayer(id event.LayerID, c record.Container) *layer {
 		whiteouts:     make(map[dirent]nameKey),
 		replaced:      make(map[nodeID]procID),
 		crowd:         make(map[uint64]uint32),
+		uncaused:      make(map[uint64]struct{}),
 		lost:          make(map[nodeName]struct{}),
 		coveredAt:     make(map[coveredKey]int),
 		coveredTotals: make(map[record.Storage]*record.CoveredTotal),
@@ -185,30 +189,44 @@ func (l *layer) count(n *node) {
 
 // --- accumulators ---
 
+func accKey(id nodeID, p procID) uint64 { return uint64(id)<<32 | uint64(p) }
+
 // acc returns the interval's acc of a file and a process. The pointer is valid
 // until the next call of acc or accNamed.
 func (l *layer) acc(id nodeID, p procID) *acc {
-	n := l.tree.at(id)
-	at, steps := n.pending, 0
-	for at != 0 && steps < chainMax {
-		a := &l.accs[at-1]
-		if a.proc == p && (a.extra == 0 || l.extras[a.extra-1].kind == kindFile) {
-			return a
-		}
-		at, steps = a.next, steps+1
+	a, crowded := l.findAcc(id, p)
+	if a != nil {
+		return a
 	}
-	key := uint64(id)<<32 | uint64(p)
-	if steps == chainMax {
-		if i, ok := l.crowd[key]; ok {
-			return &l.accs[i]
-		}
-		l.crowd[key] = uint32(len(l.accs))
+	n := l.tree.at(id)
+	if crowded {
+		l.crowd[accKey(id, p)] = uint32(len(l.accs))
 		l.accs = append(l.accs, acc{node: id, proc: p})
 		return &l.accs[len(l.accs)-1]
 	}
 	l.accs = append(l.accs, acc{node: id, proc: p, next: n.pending})
 	n.pending = uint32(len(l.accs))
 	return &l.accs[n.pending-1]
+}
+
+// findAcc is acc for one that there is; nil if there is none. crowded tells that a new
+// one belongs into layer.crowd.
+func (l *layer) findAcc(id nodeID, p procID) (found *acc, crowded bool) {
+	at, steps := l.tree.at(id).pending, 0
+	for at != 0 && steps < chainMax {
+		a := &l.accs[at-1]
+		if a.proc == p && (a.extra == 0 || l.extras[a.extra-1].kind == kindFile) {
+			return a, false
+		}
+		at, steps = a.next, steps+1
+	}
+	if steps < chainMax {
+		return nil, false
+	}
+	if i, ok := l.crowd[accKey(id, p)]; ok {
+		return &l.accs[i], true
+	}
+	return nil, true
 }
 
 // accNamed returns the interval's acc of something that has no node, or of one
