@@ -71,6 +71,7 @@ type Container struct {
 	ReadOnlyRoot bool // its root file system is mounted read-only
 
 	upperPath  string  // see UpperPath; empty if that is UpperDir
+	logFile    string  // see LogFile; empty if that is LogPath
 	rootDevice uint64  // of what is mounted at /; 0 if it does not run
 	rootMount  Mount   // what is mounted at /; zero if it does not run
 	declared   []Mount // what the runtime says of the mounts
@@ -117,6 +118,10 @@ func (c *Container) Running() bool { return c.InitPID != 0 }
 // UpperPath is where this process reaches UpperDir: the same, unless it runs in a
 // container itself.
 func (c *Container) UpperPath() string { return cmp.Or(c.upperPath, c.UpperDir) }
+
+// LogFile is where this process reaches LogPath: the same, unless it runs in a
+// container itself.
+func (c *Container) LogFile() string { return cmp.Or(c.logFile, c.LogPath) }
 
 // Record returns the container as the stream names it.
 func (c *Container) Record() record.Container {
@@ -215,6 +220,12 @@ func (r *Resolver) describe(ctx context.Context, d Details, host func() mountTab
 	if c.LogPath == "" && c.LogDriver == "local" {
 		if home := r.driverHome(ctx, "containers"); home != "" {
 			c.LogPath = path.Join(home, c.ID, localLog)
+		}
+	}
+	if c.LogPath != "" && r.hostRoot != "" {
+		// The log itself may be yet to come.
+		if dir, err := r.canonical(path.Dir(c.LogPath)); err == nil {
+			c.logFile = path.Join(r.hostRoot+dir, path.Base(c.LogPath))
 		}
 	}
 	if d.PID > 0 {

@@ -43,7 +43,7 @@ func (a *LogAlarm) read() {
 	}
 }
 
-// Set sets the alarm for logs, by their paths as Container.LogPath has them. One whose
+// Set sets the alarm for logs, by their paths as Container.LogFile has them. One whose
 // directory is not there cannot ring, nor need it: with the container it was removed.
 func (a *LogAlarm) Set(logs []string) error {
 	raw, err := a.events.SyscallConn()

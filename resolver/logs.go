@@ -41,7 +41,7 @@ type logStamp struct {
 	modified      unix.Timespec
 }
 
-// NewLogMeter returns a meter of the log whose file is path, as Container.LogPath
+// NewLogMeter returns a meter of the log whose file is path, as Container.LogFile
 // has it.
 func NewLogMeter(path string) *LogMeter { return &LogMeter{path: path} }
 

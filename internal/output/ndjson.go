@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"strconv"
 
 	"github.com/layertrace/layertrace/internal/record"
 )
@@ -15,11 +17,12 @@ const bufferSize = 64 << 10
 // NDJSON writes one JSON object a line.
 type NDJSON struct {
 	w    io.Writer
-	buf  bytes.Buffer // whole lines, but for a first one that was begun
+	buf  bytes.Buffer // whole lines, but for a first one that was begun (torn)
 	enc  *json.Encoder
 	fast growthEncoder
 	seq  uint64
 	gone error // why nobody reads any more
+	torn bool  // the beginning of a line is written, its rest is in buf
 }
 
 // NewNDJSON returns a writer of the stream to w. It numbers the records: the
@@ -62,8 +65,9 @@ func (n *NDJSON) encode(rec record.Record) error {
 }
 
 // Flush writes what is buffered. After an error that is not ErrClosed, such as a
-// full disk, what could not be written is kept, and a later Flush continues at
-// the very byte, so that no half line stays behind once there is room again.
+// full disk, what could not be written is kept, for a later Flush to continue. The
+// beginning of a line that was written by then is taken back out of a file;
+// elsewhere the later Flush continues at the very byte.
 func (n *NDJSON) Flush() error {
 	if n.gone != nil {
 		return n.gone
@@ -71,10 +75,48 @@ func (n *NDJSON) Flush() error {
 	if n.buf.Len() == 0 {
 		return nil
 	}
-	done, err := writeAll(n.w, n.buf.Bytes())
-	n.buf.Next(done)
-	if isClosed(err) {
+	b := n.buf.Bytes()
+	done, err := writeAll(n.w, b)
+	switch whole := bytes.LastIndexByte(b[:done], '\n') + 1; {
+	case isClosed(err):
 		n.gone = err
+	case err != nil && whole < done && !n.torn:
+		if takeBack(n.w, b[whole:done]) {
+			done = whole
+		} else {
+			n.torn = true
+		}
+	case err == nil || whole > 0:
+		n.torn = false
 	}
+	n.buf.Next(done)
 	return err
+}
+
+// takeBack removes what was just written from the end of a file. It reports false, and
+// does nothing, if w is none or somebody else has written to it since.
+func takeBack(w io.Writer, written []byte) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	// The file may be open for writing only.
+	again, err := os.Open("/proc/self/fd/" + strconv.Itoa(int(file.Fd())))
+	if err != nil {
+		return false
+	}
+	defer again.Close()
+	end, tail := info.Size()-int64(len(written)), make([]byte, len(written))
+	if _, err := again.ReadAt(tail, end); err != nil || !bytes.Equal(tail, written) {
+		return false
+	}
+	if file.Truncate(end) != nil {
+		return false
+	}
+	_, err = file.Seek(end, io.SeekStart) // not where the next write goes if it appends
+	return err == nil
 }

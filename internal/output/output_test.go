@@ -643,3 +643,44 @@ func BenchmarkTable(b *testing.B) {
 		}
 	}
 }
+
+// TestTakeBack: of a file the beginning of a line is taken out again, unless somebody
+// else has written behind it.
+func TestTakeBack(t *testing.T) {
+	for name, tc := range map[string]struct {
+		flags int
+		other string
+		taken bool
+		want  string
+	}{
+		"appending":    {os.O_APPEND, "", true, "whole\nnext\n"},
+		"at an offset": {0, "", true, "whole\nnext\n"},
+		"not alone":    {os.O_APPEND, "other\n", false, "whole\nhalother\nnext\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "out")
+			f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|tc.flags, 0o600)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			write := func(s string) {
+				if _, err := f.WriteString(s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			write("whole\nhal")
+			write(tc.other)
+			if taken := takeBack(f, []byte("hal")); taken != tc.taken {
+				t.Errorf("taken back: %t", taken)
+			}
+			write("next\n")
+			if got, err := os.ReadFile(path); err != nil || string(got) != tc.want {
+				t.Errorf("%q, %v, want %q", got, err, tc.want)
+			}
+		})
+	}
+	if takeBack(&bytes.Buffer{}, []byte("x")) {
+		t.Error("a buffer is no file")
+	}
+}

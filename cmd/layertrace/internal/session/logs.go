@@ -36,8 +36,8 @@ func (s *Session) readLog(w *watched, full bool) (sizes resolver.LogSizes, ok bo
 	if w.facts.LogPath == "" {
 		return resolver.LogSizes{}, false
 	}
-	if w.log.meter == nil || w.log.meter.Path() != w.facts.LogPath {
-		w.log.meter = resolver.NewLogMeter(w.facts.LogPath)
+	if w.log.meter == nil || w.log.meter.Path() != w.facts.LogFile() {
+		w.log.meter = resolver.NewLogMeter(w.facts.LogFile())
 	}
 	sizes, err := w.log.meter.Measure(full)
 	switch {

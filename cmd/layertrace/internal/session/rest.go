@@ -40,7 +40,7 @@ func (s *Session) watchLogs() bool {
 	var logs []string
 	for _, w := range s.byID {
 		if w.layer != 0 && w.facts.LogPath != "" {
-			logs = append(logs, w.facts.LogPath)
+			logs = append(logs, w.facts.LogFile())
 		}
 	}
 	if len(logs) == 0 {
