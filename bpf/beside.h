@@ -28,6 +28,8 @@ static __always_inline void shelve(struct file_entry *file, struct change *chang
 
 	file->state = STATE_SHELVED;
 	moved = exchange(&file->disk, 0);
+	if (moved == DISK_UNKNOWN)
+		moved = 0; /* the scan was about to settle it: nothing of it is counted */
 	__sync_fetch_and_add(&file->aside, moved);
 	__sync_fetch_and_add(&file->other_events, 1);
 	change->disk = -moved;

@@ -17,10 +17,12 @@ ENTRY_PROGRAM("ovl_copy_up_one", copy_up_entry, struct dentry *parent, struct de
 	if (!root_of(typed, dentry, &key))
 		return 0;
 	thread = this_thread(true);
-	if (thread && !thread->copied_up) {
-		thread->copied_up = (__u64)dentry;
+	if (!thread)
+		return 0;
+	/* It is in one already if the end of that was missed: they do not nest. */
+	if (!thread->copied_up)
 		__sync_fetch_and_add(&copying_up, 1);
-	}
+	thread->copied_up = (__u64)dentry;
 	return 0;
 }
 

@@ -140,8 +140,11 @@ struct counter {
 	__u64 writes;
 	__s64 file_size; /* of files outside the layer only */
 	__u32 causes;
-	__u32 announced; /* to userspace */
+	__u32 announced; /* to userspace: see below */
 };
+
+#define ANNOUNCED (1 << 0) /* that there is something to count */
+#define ANNOUNCED_PROCESS (1 << 1) /* who does it */
 
 struct layer {
 	__s64 open_deleted;

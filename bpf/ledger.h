@@ -32,24 +32,33 @@ static __always_inline void overflow(__u32 layer_id, struct change *change)
  */
 #ifdef OLD_KERNEL
 #define CLAIM_B (1U << 31)
+#define EEXIST 17
 #define TRIES 16
 
-static __always_inline __u32 take_slot(struct counter *head)
+static __always_inline __u32 take_slot(void *table, struct counter *head)
 {
-	__u32 next = head->writes, slot;
+	__u32 next = head->writes, slot, claim;
 	__u8 one = 1;
+	int err;
 
 	for (int i = 0; i < TRIES; i++) {
-		slot = (next + 1 + i) | (head->key.device ? CLAIM_B : 0);
-		if (bpf_map_update_elem(&claims, &slot, &one, BPF_NOEXIST) == 0) {
+		slot = next + 1 + i;
+		if (!bpf_map_lookup_elem(table, &slot))
+			return 0;
+		claim = slot | (head->key.device ? CLAIM_B : 0);
+		err = bpf_map_update_elem(&claims, &claim, &one, BPF_NOEXIST);
+		if (!err) {
 			__sync_fetch_and_add(&head->writes, 1);
-			return slot & ~CLAIM_B;
+			return slot;
 		}
+		/* One that can not be claimed for want of memory is free: no later one may be taken. */
+		if (err != -EEXIST)
+			return 0;
 	}
 	return 0;
 }
 #else
-static __always_inline __u32 take_slot(struct counter *head)
+static __always_inline __u32 take_slot(void *table, struct counter *head)
 {
 	return __sync_fetch_and_add(&head->writes, 1) + 1;
 }
@@ -64,7 +73,7 @@ static __always_inline struct counter *new_counter(void *table, struct counter_k
 	counter = bpf_map_lookup_elem(table, slot);
 	if (!counter)
 		return NULL;
-	*slot = take_slot(counter);
+	*slot = take_slot(table, counter);
 	if (!*slot)
 		return NULL;
 	counter = bpf_map_lookup_elem(table, slot);
@@ -73,20 +82,35 @@ static __always_inline struct counter *new_counter(void *table, struct counter_k
 	return counter;
 }
 
+static __always_inline bool same_process(struct process_id *one, struct process_id *other)
+{
+	return one->start_ns == other->start_ns && one->pid == other->pid && one->exec == other->exec;
+}
+
 /*
  * announce tells userspace of who is behind a new counter, and wakes it if it wants to
  * know of the first: a barrier is between the counter's taking a slot and this looking
  * at armed, as one is between userspace's setting it and looking at the slots (see arm).
+ * Who that is can be told by the process itself only: others may be at work for it
+ * (write-back, an interrupt at the end of an asynchronous write).
  */
 static __always_inline void announce(struct counter *counter, struct process_id *process)
 {
 	struct wake_record *record;
+	struct process_id current;
 
-	if (counter->announced)
+	if (counter->announced == (ANNOUNCED | ANNOUNCED_PROCESS))
 		return;
-	counter->announced = 1;
-	if (!in_kernel_thread())
-		announce_process(process);
+	if (!(counter->announced & ANNOUNCED_PROCESS) && !in_kernel_thread()) {
+		current_process(&current);
+		if (same_process(&current, process)) {
+			counter->announced |= ANNOUNCED_PROCESS;
+			announce_process(&current);
+		}
+	}
+	if (counter->announced & ANNOUNCED)
+		return;
+	counter->announced |= ANNOUNCED;
 	if (!armed)
 		return;
 	record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
@@ -94,11 +118,6 @@ static __always_inline void announce(struct counter *counter, struct process_id 
 		return;
 	record->kind = RECORD_WAKE;
 	bpf_ringbuf_submit(record, wake_flags());
-}
-
-static __always_inline bool same_process(struct process_id *one, struct process_id *other)
-{
-	return one->start_ns == other->start_ns && one->pid == other->pid && one->exec == other->exec;
 }
 
 /* other_counter finds or opens a counter that its file's page does not remember. */

@@ -89,8 +89,14 @@ func (t *table) reset() error {
 		for i := range slots {
 			slots[i] = uint32(i+1) | t.claim
 		}
-		if _, err := t.claims.BatchDelete(slots, nil); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("giving up slots of counters: %w", err)
+		for len(slots) > 0 {
+			n, err := t.claims.BatchDelete(slots, nil)
+			if errors.Is(err, ebpf.ErrKeyNotExist) {
+				n++ // go on behind it
+			} else if err != nil {
+				return fmt.Errorf("giving up slots of counters: %w", err)
+			}
+			slots = slots[n:]
 		}
 	}
 	atomic.StoreUint64(&countersOf(t.window)[0].Writes, 0)
