@@ -30,13 +30,13 @@ type Check struct {
 // and takes it down again; it changes nothing else and never fails.
 func Checks() []Check {
 	cache := btf.NewCache()
-	checks := []Check{checkKernel(), checkRoot(), checkCapabilities(), checkLockdown(), checkBTF(cache)}
+	checks := []Check{checkKernel(), checkRoot(), checkCapabilities(), checkLockdown(), checkBTF(cache), checkQuota()}
 	overlay, functions := checkOverlay(cache)
 	checks = append(checks, overlay)
 	if functions != nil {
 		checks = append(checks, checkFunctions(functions))
 	}
-	return append(checks, checkProgram(), checkQuota())
+	return append(checks, checkProgram())
 }
 
 // PlannedHooks lists the hooks that New would use on this kernel.
@@ -98,7 +98,7 @@ func checkRoot() Check {
 func checkCapabilities() Check {
 	check := Check{
 		Name: "capabilities", Required: true,
-		Hint: "give the process CAP_SYS_ADMIN, CAP_BPF, CAP_PERFMON, CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE (in Docker: --privileged --pid=host)",
+		Hint: "give the process CAP_SYS_ADMIN, CAP_BPF, CAP_PERFMON, CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE, before Linux 5.11 CAP_SYS_RESOURCE, too (in Docker: --privileged --pid=host)",
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
@@ -222,7 +222,7 @@ func checkProgram() Check {
 // checkQuota tells whether allocated bytes are followed exactly on ext2 to ext4:
 // the quota hooks are there only with CONFIG_QUOTA.
 func checkQuota() Check {
-	check := Check{Name: "allocated bytes", Detail: "exact on ext4", OK: true}
+	check := Check{Name: "allocated bytes", Required: true, Detail: "exact on ext4", OK: true}
 	if cache, err := btf.NewCache().Kernel(); err == nil {
 		var fn *btf.Func
 		if cache.TypeByName("__dquot_alloc_space", &fn) != nil {

@@ -59,7 +59,9 @@ func newDoctor(env *env, global *globalFlags) *cobra.Command {
 		Long: `doctor checks whether watch would work here, says why not, and gives the command
 that mends it. It attaches the hooks for a moment to see that they can be, and
 changes nothing. It exits with 0 if watch would work, with 4 if the kernel or the
-privileges do not allow it, and with 3 if Docker cannot be reached.`,
+privileges do not allow it or the overlay module is not loaded yet, which watch does
+by itself, and with 3 if neither Docker nor a container of containerd or podman is
+found; watch --pid and --cgroup work without.`,
 		Example: `  sudo layertrace doctor
   sudo layertrace doctor --json | jq '.checks[] | select(.ok | not)'`,
 		Args:              noArgs,

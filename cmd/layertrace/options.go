@@ -69,7 +69,7 @@ const (
 )
 
 func (w *watchFlags) register(f *pflag.FlagSet) {
-	f.VarP(newChoice(&w.output, outputAuto, outputAuto, outputLive, outputTable, outputNDJSON), "output", "o", "form of the output; auto is live on a terminal, ndjson otherwise")
+	f.VarP(newChoice(&w.output, outputAuto, outputAuto, outputLive, outputTable, outputNDJSON), "output", "o", "form of the output; auto is live on a terminal (table if TERM is dumb), ndjson otherwise")
 	f.VarP(newSpan(&w.interval, time.Second, shortestInterval, false), "interval", "i", "how often growth is reported")
 	f.VarP(newSpan(&w.duration, 0, time.Millisecond, true), "duration", "d", "end after this time; 0 is never")
 	f.BoolVar(&w.all, "all", false, "watch every container of the host, those started later included")
