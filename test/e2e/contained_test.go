@@ -62,6 +62,13 @@ func TestContained(t *testing.T) {
 	b.playCgroups(t)
 	b.tool(t, "/bin/chown", "1:1", "/usr/share/data/blob") // copied up
 	s.until(seenLimit, "every process with its container", b.checkCgroups)
+	b.tool(t, "/bin/busybox", "sh", "-c", "echo a line >/proc/1/fd/1")
+	s.until(seenLimit, "the log's growth", func(v *view) error {
+		if len(v.logs) == 0 || v.logs[len(v.logs)-1].SizeGrowth == 0 {
+			return errors.New("no growth of the log was reported")
+		}
+		return nil
+	})
 	event, err := s.event(b, "found")
 	if err != nil || event.UpperDir != b.upper {
 		t.Errorf("the container's upper directory is said to be %s, want %s (%v)", event.UpperDir, b.upper, err)
