@@ -43,6 +43,9 @@ func WalkShared(ctx context.Context, root string, walkers int, newVisitor func()
 	for _, s := range c.shares { // after an error
 		unix.Close(s.fd)
 	}
+	if c.err == nil {
+		return ctx.Err()
+	}
 	return c.err
 }
 
