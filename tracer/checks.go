@@ -30,7 +30,7 @@ type Check struct {
 // and takes it down again; it changes nothing else and never fails.
 func Checks() []Check {
 	cache := btf.NewCache()
-	checks := []Check{checkKernel(), checkRoot(), checkCapabilities(), checkLockdown(), checkBTF(cache), checkQuota()}
+	checks := []Check{checkKernel(), checkRoot(), checkCapabilities(), checkLockdown(), checkBTF(cache), checkQuota(cache)}
 	overlay, functions := checkOverlay(cache)
 	checks = append(checks, overlay)
 	if functions != nil {
@@ -221,11 +221,11 @@ func checkProgram() Check {
 
 // checkQuota tells whether allocated bytes are followed exactly on ext2 to ext4:
 // the quota hooks are there only with CONFIG_QUOTA.
-func checkQuota() Check {
+func checkQuota(cache *btf.Cache) Check {
 	check := Check{Name: "allocated bytes", Required: true, Detail: "exact on ext4", OK: true}
-	if cache, err := btf.NewCache().Kernel(); err == nil {
+	if kernel, err := cache.Kernel(); err == nil {
 		var fn *btf.Func
-		if cache.TypeByName("__dquot_alloc_space", &fn) != nil {
+		if kernel.TypeByName("__dquot_alloc_space", &fn) != nil {
 			check.OK = false
 			check.Detail = "the kernel has no quota hooks"
 			check.Hint = "run a kernel built with CONFIG_QUOTA=y"

@@ -42,11 +42,6 @@ func (a *Aggregator) flushGrowth(res []record.Record, l *layer, now time.Time) [
 	}
 	l.dirty = true
 	l.settle()
-	for i := range l.accs {
-		if x := &l.accs[i]; x.causes == 0 && x.node != 0 && x.proc != 0 && x.written == 0 && !x.merged {
-			l.uncaused[accKey(x.node, x.proc)] = struct{}{}
-		}
-	}
 	rows := a.rows(l)
 	a.sortRows(rows)
 
@@ -108,8 +103,8 @@ func (l *layer) settle() {
 	}
 }
 
-// rows gives each acc its path, drops those that the filters drop, and feeds the
-// ranking of programs with all of them.
+// rows gives each acc its path, drops those that the filters drop, feeds the ranking
+// of programs with all of them, and notes those whose cause may be yet to come.
 func (a *Aggregator) rows(l *layer) []row {
 	rows := make([]row, 0, len(l.accs))
 	ps := newPaths(&l.tree)
@@ -118,6 +113,9 @@ func (a *Aggregator) rows(l *layer) []row {
 		x := &l.accs[i]
 		if x.merged {
 			continue
+		}
+		if x.causes == 0 && x.node != 0 && x.proc != 0 && x.written == 0 {
+			l.uncaused[accKey(x.node, x.proc)] = struct{}{}
 		}
 		r := row{acc: x, weight: max(abs(x.size), abs(x.disk))}
 		if x.extra != 0 {

@@ -51,7 +51,7 @@ type walker struct {
 	path  []byte // of the innermost frame, relative to the root; empty at the root
 	shut  int    // frames 1 to shut have their descriptors given up
 
-	mostOpen int
+	mostOpen int // of the frames' descriptors
 	entry    Entry
 	held     int // what an enterer was told of, with O_PATH; -1 if nothing is
 	visited  int
@@ -118,7 +118,6 @@ func (w *walker) begin() {
 
 // end closes what an error has left open.
 func (w *walker) end() {
-	w.letGo()
 	for _, f := range w.stack {
 		if f.fd >= 0 {
 			unix.Close(f.fd)

@@ -77,17 +77,19 @@ func (n *NDJSON) Flush() error {
 	}
 	b := n.buf.Bytes()
 	done, err := writeAll(n.w, b)
-	switch whole := bytes.LastIndexByte(b[:done], '\n') + 1; {
-	case isClosed(err):
+	if isClosed(err) {
 		n.gone = err
-	case err != nil && whole < done && !n.torn:
+	}
+	whole := bytes.LastIndexByte(b[:done], '\n') + 1
+	if whole > 0 {
+		n.torn = false // what was begun before has its end
+	}
+	if whole < done && !n.torn {
 		if takeBack(n.w, b[whole:done]) {
 			done = whole
 		} else {
 			n.torn = true
 		}
-	case err == nil || whole > 0:
-		n.torn = false
 	}
 	n.buf.Next(done)
 	return err

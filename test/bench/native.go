@@ -178,41 +178,33 @@ func (b *body) run(ctx context.Context, program *ebpf.Program, copies []string, 
 	defer file.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var (
-		start   []io.WriteCloser
-		answers []*bufio.Reader
-	)
+	var running []*runner
+	defer func() {
+		for _, r := range running {
+			err = errors.Join(err, r.in.Close(), r.cmd.Wait())
+		}
+	}()
 	for i := range b.processes {
 		path := copies[0]
 		if !b.oneFile {
 			path = copies[i]
 		}
-		cmd := exec.CommandContext(ctx, path, nativeHere, strconv.Itoa(rounds), strconv.Itoa(i))
-		cmd.ExtraFiles, cmd.Stderr = []*os.File{file}, os.Stderr
-		in, err := cmd.StdinPipe()
+		r, err := start(exec.CommandContext(ctx, path, nativeHere, strconv.Itoa(rounds), strconv.Itoa(i)), file)
 		if err != nil {
 			return nil, err
 		}
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			return nil, err
-		}
-		if err := cmd.Start(); err != nil {
-			return nil, err
-		}
-		defer func() { err = errors.Join(err, in.Close(), cmd.Wait()) }()
-		start, answers = append(start, in), append(answers, bufio.NewReader(out))
+		running = append(running, r)
 	}
 	for range times {
-		for _, in := range start {
-			if _, err := in.Write([]byte{'\n'}); err != nil {
+		for _, r := range running {
+			if _, err := r.in.Write([]byte{'\n'}); err != nil {
 				return nil, err
 			}
 		}
 		var sum float64
-		for _, out := range answers {
+		for _, r := range running {
 			var ns float64
-			if _, err := fmt.Fscanln(out, &ns); err != nil {
+			if _, err := fmt.Fscanln(r.out, &ns); err != nil {
 				return nil, fmt.Errorf("reading what it took: %w", err)
 			}
 			sum += ns
@@ -221,6 +213,26 @@ func (b *body) run(ctx context.Context, program *ebpf.Program, copies []string, 
 	}
 	slices.Sort(took)
 	return took, nil
+}
+
+// runner is a process that runs a program whenever it is told to.
+type runner struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
+}
+
+func start(cmd *exec.Cmd, program *os.File) (*runner, error) {
+	cmd.ExtraFiles, cmd.Stderr = []*os.File{program}, os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	return &runner{cmd: cmd, in: in, out: bufio.NewReader(out)}, cmd.Start()
 }
 
 // runBody runs the program that it is given, on a processor of its own, for each line

@@ -214,6 +214,18 @@ func (w *world) equalsDisk(c resolver.Container) {
 	}
 }
 
+// endsWithBaseline ends the run and checks that its last layer record says what is on
+// the disk, of that baseline and so many files, and that somebody is known for all
+// growth.
+func (w *world) endsWithBaseline(c resolver.Container, size, files int64) {
+	w.Helper()
+	w.finish()
+	w.equalsDisk(c)
+	if l := w.lastLayer(); l.BaselineSize != size || l.Files != files || l.UnattributedSize != 0 {
+		w.Errorf("layer record: %+v, want a baseline of %d bytes, %d files", l, size, files)
+	}
+}
+
 // unattributed returns the growth records without a process.
 func (w *world) unattributed() []*record.Growth {
 	var all []*record.Growth

@@ -275,11 +275,7 @@ func TestBaselineFindsWhatWasMoved(t *testing.T) {
 				return true
 			}
 		}, c)
-		w.finish()
-		w.equalsDisk(c)
-		if l := w.lastLayer(); l.BaselineSize != 111 || l.Files != 3 || l.UnattributedSize != 0 {
-			t.Errorf("layer record: %+v", l)
-		}
+		w.endsWithBaseline(c, 111, 3)
 	})
 }
 
@@ -300,11 +296,7 @@ func TestBaselineFindsWhatIsInAMovedDirectory(t *testing.T) {
 				}
 			}
 		}, c)
-		w.finish()
-		w.equalsDisk(c)
-		if l := w.lastLayer(); l.BaselineSize != 111 || l.Files != 3 || l.UnattributedSize != 0 {
-			t.Errorf("layer record: %+v", l)
-		}
+		w.endsWithBaseline(c, 111, 3)
 	})
 }
 
@@ -327,11 +319,7 @@ func TestBaselineFindsWhatWasMovedWhileItWasBusy(t *testing.T) {
 				}
 			}
 		}, c)
-		w.finish()
-		w.equalsDisk(c)
-		if l := w.lastLayer(); l.BaselineSize != 101 || l.Files != 2 || l.UnattributedSize != 0 {
-			t.Errorf("layer record: %+v", l)
-		}
+		w.endsWithBaseline(c, 101, 2)
 	})
 }
 
@@ -359,11 +347,7 @@ func TestBaselineByManyThreads(t *testing.T) {
 			}
 		}
 		w := run(t, func(_ *Config, w *world) { w.kernel.Busy = 2 }, c)
-		w.finish()
-		w.equalsDisk(c)
-		if l := w.lastLayer(); l.BaselineSize != size || l.Files != directories*each || l.UnattributedSize != 0 {
-			t.Errorf("layer record: %+v, want %d bytes in %d files", l, size, directories*each)
-		}
+		w.endsWithBaseline(c, size, directories*each)
 	})
 }
 
@@ -401,11 +385,7 @@ func replaceWhileTracked(t *testing.T, reused bool) {
 			}
 		}
 	}, c)
-	w.finish()
-	w.equalsDisk(c)
-	if l := w.lastLayer(); l.BaselineSize != 10 || l.Files != 1 || l.UnattributedSize != 0 {
-		t.Errorf("layer record: %+v", l)
-	}
+	w.endsWithBaseline(c, 10, 1)
 	for _, loss := range of[*record.Loss](w.out) {
 		t.Errorf("%+v", loss)
 	}
@@ -437,11 +417,7 @@ func TestBaselineLeavesOutTheNameless(t *testing.T) {
 				return false
 			}
 		}, c)
-		w.finish()
-		w.equalsDisk(c)
-		if l := w.lastLayer(); l.BaselineSize != 10 || l.Files != 1 || l.UnattributedSize != 0 {
-			t.Errorf("layer record: %+v", l)
-		}
+		w.endsWithBaseline(c, 10, 1)
 		if len(w.kernel.Untracked) != 1 || w.kernel.Untracked[0].Inode != victim {
 			t.Errorf("given up: %v, want inode %d", w.kernel.Untracked, victim)
 		}
