@@ -125,7 +125,9 @@ func (c *Container) LogFile() string { return cmp.Or(c.logFile, c.LogPath) }
 
 // Record returns the container as the stream names it.
 func (c *Container) Record() record.Container {
-	return record.Container{ID: c.ID, Name: c.Name, Image: c.Image, Runtime: c.Runtime, Kubernetes: kubernetesOf(c.Labels)}
+	r := record.Container{ID: c.ID, Image: c.Image, Runtime: c.Runtime, Kubernetes: kubernetesOf(c.Labels)}
+	r.Name, r.NameB64 = record.Text(c.Name)
+	return r
 }
 
 // RecordMounts returns the mounts as the stream shows them: without those of the
@@ -136,10 +138,10 @@ func (c *Container) RecordMounts() []record.Mount {
 		if m.Class == record.ClassOther || m.Destination == "/dev" || under("/proc", m.Destination) || under("/sys", m.Destination) {
 			continue
 		}
-		mounts = append(mounts, record.Mount{
-			Class: m.Class, Destination: m.Destination, Source: m.Source,
-			Name: m.Name, ReadOnly: m.ReadOnly,
-		})
+		r := record.Mount{Class: m.Class, Name: m.Name, ReadOnly: m.ReadOnly}
+		r.Destination, r.DestinationB64 = record.Text(m.Destination)
+		r.Source, r.SourceB64 = record.Text(m.Source)
+		mounts = append(mounts, r)
 	}
 	return mounts
 }
@@ -204,7 +206,7 @@ func (m *Mount) storage() record.Storage {
 	if m.Class == record.ClassLayer {
 		return record.Storage{Class: m.Class}
 	}
-	return record.Storage{Class: m.Class, Destination: m.Destination, Source: m.Source, Name: m.Name}
+	return record.NewStorage(m.Class, m.Destination, m.Source, m.Name)
 }
 
 // describe joins what the runtime says with what the kernel says. host reads the

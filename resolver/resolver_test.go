@@ -688,3 +688,20 @@ func TestRemovedAreForgotten(t *testing.T) {
 		t.Errorf("cgroup of a removed container: %q", id)
 	}
 }
+
+// TestRawNames: what is not UTF-8 goes into records whole.
+func TestRawNames(t *testing.T) {
+	const raw, text, b64 = "/v\xff", "/v\uFFFD", "L3b/"
+	c := Container{ID: "1", Name: raw, Mounts: []Mount{{Class: record.ClassBind, Destination: raw, Source: raw + raw, Device: 1}}}
+	if r := c.Record(); r.Name != text || r.NameB64 != b64 {
+		t.Errorf("container %+v", r)
+	}
+	want := record.Storage{Class: record.ClassBind, Destination: text, DestinationB64: b64, Source: text + text, SourceB64: "L3b/L3b/"}
+	if got := c.Classify(1, ""); got != want {
+		t.Errorf("storage %+v", got)
+	}
+	mounts := c.RecordMounts()
+	if len(mounts) != 1 || mounts[0] != (record.Mount{Class: want.Class, Destination: text, DestinationB64: b64, Source: text + text, SourceB64: want.SourceB64}) {
+		t.Errorf("mounts %+v", mounts)
+	}
+}

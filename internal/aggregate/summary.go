@@ -60,7 +60,7 @@ func insertTop[T any](list []T, n int, v T, compare func(T, T) int) []T {
 
 // program tells processes apart as people do.
 type program struct {
-	name, nameB64, executable string
+	name, nameB64, executable, executableB64 string
 }
 
 type programSum struct {
@@ -101,7 +101,7 @@ func addFile(list []topFile, f topFile) []topFile {
 // program adds an acc to its program's growth.
 func (t *tops) program(l event.LayerID, ps *procs, x *acc) {
 	p := &ps.list[x.proc]
-	key := program{p.rec.Name, p.rec.NameB64, p.rec.Executable}
+	key := program{p.rec.Name, p.rec.NameB64, p.rec.Executable, p.rec.ExecutableB64}
 	s := t.programs[key]
 	if s == nil {
 		if len(t.programs) >= maxPrograms {
@@ -137,7 +137,7 @@ func (t *tops) sorted() []rankedProgram {
 	slices.SortFunc(list, func(x, y rankedProgram) int {
 		return cmp.Or(x.compare(y.ranked),
 			strings.Compare(x.name, y.name), strings.Compare(x.executable, y.executable),
-			strings.Compare(x.nameB64, y.nameB64))
+			strings.Compare(x.nameB64, y.nameB64), strings.Compare(x.executableB64, y.executableB64))
 	})
 	return list
 }
@@ -175,7 +175,7 @@ func (l *layer) summary() record.ContainerSummary {
 			continue
 		}
 		s.TopProcesses = append(s.TopProcesses, record.TopProcess{
-			Name: p.name, NameB64: p.nameB64, Executable: p.executable, Processes: p.processes,
+			Name: p.name, NameB64: p.nameB64, Executable: p.executable, ExecutableB64: p.executableB64, Processes: p.processes,
 			SizeGrowth: p.size, DiskGrowth: p.disk, WrittenBytes: p.written,
 		})
 	}

@@ -32,3 +32,24 @@ func TestSummaryRanks(t *testing.T) {
 		t.Errorf("processes %+v", c.TopProcesses)
 	}
 }
+
+// TestSummaryRawExecutables: programs are told apart by the bytes of their paths.
+func TestSummaryRawExecutables(t *testing.T) {
+	a := newTest(t)
+	a.SeedDone(1)
+	var b event.Batch
+	for i, executable := range []string{"/a\xff", "/a\xfe"} {
+		f, pid := fresh(100+uint64(i), 1), uint32(i+1)
+		p := known(pid, "p")
+		p.Executable = executable
+		b.Processes = append(b.Processes, p)
+		b.Files = append(b.Files, fileEvent(event.FileCreated, f, root, executable[1:], pid))
+		b.Deltas = append(b.Deltas, delta(f, pid, int64(2-i), 0, event.CauseWrite))
+	}
+	a.Apply(&b)
+	a.Final(at(1))
+	top := a.Summary(at(2), record.EndedDuration).Containers[0].TopProcesses
+	if len(top) != 2 || record.Raw(top[0].Executable, top[0].ExecutableB64) != "/a\xff" || record.Raw(top[1].Executable, top[1].ExecutableB64) != "/a\xfe" {
+		t.Errorf("processes %+v", top)
+	}
+}

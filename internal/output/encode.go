@@ -65,7 +65,9 @@ func (e *growthEncoder) append(b []byte, g *record.Growth) []byte {
 	b = append(b, `},"storage":{"class":`...)
 	b = appendString(b, g.Storage.Class)
 	b = appendOptional(b, `,"destination":`, g.Storage.Destination)
+	b = appendOptional(b, `,"destination_b64":`, g.Storage.DestinationB64)
 	b = appendOptional(b, `,"source":`, g.Storage.Source)
+	b = appendOptional(b, `,"source_b64":`, g.Storage.SourceB64)
 	b = appendOptional(b, `,"name":`, g.Storage.Name)
 
 	b = appendUint(b, `},"written_bytes":`, g.WrittenBytes)

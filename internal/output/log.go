@@ -22,5 +22,5 @@ func logSentence(l *record.LogTotals) string {
 	if l == nil || l.Allocated == 0 && l.Size == 0 && l.SizeGrowth == 0 && l.DiskGrowth == 0 {
 		return ""
 	}
-	return fmt.Sprintf("Beside the layer, its log %s: %s.", change(l.SizeGrowth, l.Size), Printable(l.Path))
+	return fmt.Sprintf("Beside the layer, its log %s: %s.", change(l.SizeGrowth, l.Size), Printable(record.Raw(l.Path, l.PathB64)))
 }

@@ -105,7 +105,8 @@ func TestFastEncoding(t *testing.T) {
 				Container: record.Container{ID: draw(), Name: draw(), NameB64: draw(), Image: draw(), Runtime: draw()},
 				File: record.File{Path: draw(), PathB64: draw(), PathIncomplete: yes(), PreviousPath: draw(), PreviousPathB64: draw(),
 					Origin: draw(), Size: num(), Allocated: num(), Deleted: yes(), Inode: uint64(num())},
-				Storage:      record.Storage{Class: draw(), Destination: draw(), Source: draw(), Name: draw()},
+				Storage: record.Storage{Class: draw(), Destination: draw(), DestinationB64: draw(),
+					Source: draw(), SourceB64: draw(), Name: draw()},
 				WrittenBytes: uint64(num()), Writes: uint64(num()), SizeGrowth: num(), DiskGrowth: num(), CopyUpBytes: num(),
 				Causes: rapid.SliceOf(text).Draw(t, "causes"),
 			}

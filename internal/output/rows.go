@@ -257,7 +257,7 @@ func storageText(s record.Storage) string {
 	case s.Name != "":
 		return s.Class + " " + Printable(s.Name)
 	case s.Destination != "":
-		return s.Class + " " + Printable(s.Destination)
+		return s.Class + " " + Printable(record.Raw(s.Destination, s.DestinationB64))
 	default:
 		return s.Class
 	}

@@ -103,7 +103,7 @@ func summarizeContainer(p *page, c *record.ContainerSummary, driver string) {
 	for _, t := range c.TopProcesses {
 		who := Printable(record.Raw(t.Name, t.NameB64))
 		if t.Executable != "" {
-			who = strings.TrimSpace(who + " (" + Printable(t.Executable) + ")")
+			who = strings.TrimSpace(who + " (" + Printable(record.Raw(t.Executable, t.ExecutableB64)) + ")")
 		}
 		if t.Processes != 1 {
 			who += fmt.Sprintf(" ×%d", t.Processes)
@@ -118,7 +118,7 @@ func summarizeContainer(p *page, c *record.ContainerSummary, driver string) {
 	for _, v := range c.Covered {
 		where := ""
 		if v.Storage.Name != "" && v.Storage.Destination != "" {
-			where = " at " + Printable(v.Storage.Destination)
+			where = " at " + Printable(record.Raw(v.Storage.Destination, v.Storage.DestinationB64))
 		}
 		p.line(plain, "    %s to %s%s, where files grew by %s", FormatSize(int64(v.WrittenBytes)),
 			storageText(v.Storage), where, FormatGrowth(v.SizeGrowth))

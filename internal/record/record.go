@@ -141,12 +141,23 @@ const (
 	ClassOther         = "other"
 )
 
-// Storage says what a path lies on. Only Class is set for the layer.
+// Storage says what a path lies on. Only Class is set for the layer. Name is a
+// volume's or an image's, whose runtimes allow ASCII only.
 type Storage struct {
-	Class       string `json:"class"`
-	Destination string `json:"destination,omitempty"`
-	Source      string `json:"source,omitempty"`
-	Name        string `json:"name,omitempty"`
+	Class          string `json:"class"`
+	Destination    string `json:"destination,omitempty"`
+	DestinationB64 string `json:"destination_b64,omitempty"`
+	Source         string `json:"source,omitempty"`
+	SourceB64      string `json:"source_b64,omitempty"`
+	Name           string `json:"name,omitempty"`
+}
+
+// NewStorage makes a Storage of paths as raw bytes.
+func NewStorage(class, destination, source, name string) Storage {
+	s := Storage{Class: class, Name: name}
+	s.Destination, s.DestinationB64 = Text(destination)
+	s.Source, s.SourceB64 = Text(source)
+	return s
 }
 
 // Hook is one kernel function that is traced.
@@ -216,11 +227,13 @@ type Layer struct {
 
 // Mount is one mount of a container.
 type Mount struct {
-	Class       string `json:"class"`
-	Destination string `json:"destination"`
-	Source      string `json:"source,omitempty"`
-	Name        string `json:"name,omitempty"`
-	ReadOnly    bool   `json:"read_only,omitempty"`
+	Class          string `json:"class"`
+	Destination    string `json:"destination"`
+	DestinationB64 string `json:"destination_b64,omitempty"`
+	Source         string `json:"source,omitempty"`
+	SourceB64      string `json:"source_b64,omitempty"`
+	Name           string `json:"name,omitempty"`
+	ReadOnly       bool   `json:"read_only,omitempty"`
 }
 
 // PathSize is a path with its sizes.
@@ -246,6 +259,7 @@ type ContainerEvent struct {
 	Event         string     `json:"event"`
 	Container     Container  `json:"container"`
 	UpperDir      string     `json:"upper_dir,omitempty"`
+	UpperDirB64   string     `json:"upper_dir_b64,omitempty"`
 	Driver        string     `json:"driver,omitempty"`
 	Mounts        []Mount    `json:"mounts,omitempty"`
 	LostSize      *int64     `json:"lost_size,omitempty"`
@@ -279,13 +293,14 @@ type TopFile struct {
 
 // TopProcess ranks by process name and executable, over all their pids.
 type TopProcess struct {
-	Name         string `json:"name"`
-	NameB64      string `json:"name_b64,omitempty"`
-	Executable   string `json:"executable"`
-	Processes    int    `json:"processes"`
-	SizeGrowth   int64  `json:"size_growth"`
-	DiskGrowth   int64  `json:"disk_growth"`
-	WrittenBytes uint64 `json:"written_bytes"`
+	Name          string `json:"name"`
+	NameB64       string `json:"name_b64,omitempty"`
+	Executable    string `json:"executable"`
+	ExecutableB64 string `json:"executable_b64,omitempty"`
+	Processes     int    `json:"processes"`
+	SizeGrowth    int64  `json:"size_growth"`
+	DiskGrowth    int64  `json:"disk_growth"`
+	WrittenBytes  uint64 `json:"written_bytes"`
 }
 
 // ContainerSummary is one container's part of the summary.

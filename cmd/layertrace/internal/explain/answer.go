@@ -84,6 +84,7 @@ type Tree struct {
 type Log struct {
 	Driver    string `json:"driver"`
 	Path      string `json:"path"`
+	PathB64   string `json:"path_b64,omitempty"`
 	Files     int64  `json:"files"`
 	Size      int64  `json:"size"`
 	Allocated int64  `json:"allocated"`

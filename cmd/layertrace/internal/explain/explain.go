@@ -161,7 +161,7 @@ func (e *explainer) where(place *inside.Place, m resolver.Mount) {
 	}
 	a.Storage = record.Storage{Class: m.Class}
 	if m.Class != record.ClassLayer {
-		a.Storage = record.Storage{Class: m.Class, Destination: m.Destination, Source: m.Source, Name: m.Name}
+		a.Storage = record.NewStorage(m.Class, m.Destination, m.Source, m.Name)
 	}
 	if m.Destination != "/" {
 		a.Mount = &Mount{FSType: m.FSType, Declared: m.Declared, Anonymous: m.Anonymous}
@@ -357,10 +357,9 @@ func (e *explainer) log(place *inside.Place) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	e.answer.Output = &Log{
-		Driver: c.LogDriver, Path: c.LogPath,
-		Files: int64(sizes.Files), Size: sizes.Size, Allocated: sizes.Allocated,
-	}
+	l := &Log{Driver: c.LogDriver, Files: int64(sizes.Files), Size: sizes.Size, Allocated: sizes.Allocated}
+	l.Path, l.PathB64 = record.Text(c.LogPath)
+	e.answer.Output = l
 	return nil
 }
 
@@ -385,7 +384,7 @@ func (e *explainer) output(place *inside.Place) {
 		e.note("what is written here goes to the container's %s, not into its layer", stream)
 		return
 	}
-	a.Storage.Source = c.LogPath
+	a.Storage = record.NewStorage(record.ClassLog, "", c.LogPath, "")
 	a.HostPath, a.HostPathB64 = record.Text(c.LogPath)
 	a.Size, a.Allocated = &a.Output.Size, &a.Output.Allocated
 	e.note("what is written here goes to the container's %s: Docker keeps it in its log, on the host's disk but not in the layer; docker run --log-opt max-size=10m bounds it", stream)

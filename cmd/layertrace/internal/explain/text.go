@@ -55,10 +55,10 @@ func (a *Answer) Text(color bool) string {
 
 // sentence says where the bytes are.
 func (a *Answer) sentence() string {
-	at := output.Printable(a.Storage.Destination)
+	at := raw(a.Storage.Destination, a.Storage.DestinationB64)
 	from := ""
 	if a.Storage.Source != "" {
-		from = ", from " + output.Printable(a.Storage.Source) + " on the host"
+		from = ", from " + raw(a.Storage.Source, a.Storage.SourceB64) + " on the host"
 	}
 	is := a.Kind
 	switch {

@@ -442,14 +442,15 @@ func (s *Session) anyLeft() bool {
 // event makes the container record of an event.
 func (s *Session) event(kind string, w *watched) record.Record {
 	c := &w.facts
-	return &record.ContainerEvent{
+	e := &record.ContainerEvent{
 		Header:    record.NewHeader(record.TypeContainer, s.cfg.Clock.Now()),
 		Event:     kind,
 		Container: c.Record(),
-		UpperDir:  c.UpperDir,
 		Driver:    c.Driver,
 		Mounts:    c.RecordMounts(),
 	}
+	e.UpperDir, e.UpperDirB64 = record.Text(c.UpperDir)
+	return e
 }
 
 // noteMounted keeps whether any overlay mount uses the layers.

@@ -65,11 +65,13 @@ func (s *Session) measureLog(w *watched, full bool) (news bool) {
 	}
 	news = sizes != w.log.last
 	w.log.last = sizes
-	s.agg.Log(w.layer, record.LogTotals{
-		Driver: w.facts.LogDriver, Path: w.facts.LogPath, Files: int64(sizes.Files),
+	totals := record.LogTotals{
+		Driver: w.facts.LogDriver, Files: int64(sizes.Files),
 		Size: sizes.Size, Allocated: sizes.Allocated,
 		BaselineSize: w.log.base.Size, BaselineAllocated: w.log.base.Allocated,
-	})
+	}
+	totals.Path, totals.PathB64 = record.Text(w.facts.LogPath)
+	s.agg.Log(w.layer, totals)
 	return news
 }
 
