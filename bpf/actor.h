@@ -130,7 +130,7 @@ static __always_inline __u32 file_path(struct file *file, char *buffer)
 }
 
 /* Not on the stack, of which there is little. */
-const __u8 known = 1;
+const __u8 known = 1, unknown = 0;
 
 static __always_inline void announce_executable(struct executable_key *key, struct file *exe)
 {
@@ -156,17 +156,26 @@ static __noinline int announce_process(struct process_id *who)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct executable_key executable = {};
+	volatile struct process_id *last;
 	struct process_record *record;
 	struct task_struct *leader;
-	struct file *exe;
 	struct process_id id;
+	struct file *exe;
+	__u8 *state;
 
 	if (!who)
 		return 0;
 	id = *who; /* only memory of its own makes a map's key */
-	if (bpf_map_lookup_elem(&processes, &id))
+	last = &told[id.pid & (TOLD - 1)];
+	if (last->pid == id.pid && last->start_ns == id.start_ns && last->exec == id.exec)
 		return 0;
-	if (bpf_map_update_elem(&processes, &id, &known, BPF_NOEXIST))
+	state = bpf_map_lookup_elem(&processes, &id);
+	if (state) {
+		if (*state == known)
+			*last = id;
+		return 0;
+	}
+	if (bpf_map_update_elem(&processes, &id, &unknown, BPF_NOEXIST))
 		return 0;
 
 	exe = BPF_CORE_READ(task, mm, exe_file);
@@ -196,5 +205,6 @@ static __noinline int announce_process(struct process_id *who)
 	record->executable = executable;
 	bpf_probe_read_kernel(record->comm, sizeof(record->comm), leader->comm);
 	bpf_ringbuf_submit(record, wake_flags());
+	bpf_map_update_elem(&processes, &id, &known, BPF_EXIST);
 	return 0;
 }

@@ -32,8 +32,10 @@ int track(struct track_args *args)
 		.plain = args->plain,
 	};
 
-	if (bpf_map_update_elem(&files, &key, &entry, BPF_NOEXIST) == 0)
+	if (bpf_map_update_elem(&files, &key, &entry, BPF_NOEXIST) == 0) {
+		forget(key.inode);
 		return TRACK_NEW;
+	}
 	return bpf_map_lookup_elem(&files, &key) ? TRACK_KNOWN : TRACK_FULL;
 }
 
@@ -127,5 +129,6 @@ int turn(struct turn_args *args)
 	before = file->size;
 	if (compare_exchange(&file->size, before, args->size) != before)
 		return TURN_CHANGED;
+	forget(key.inode);
 	return TURN_DONE;
 }

@@ -63,6 +63,6 @@ static __always_inline void left(struct dentry *old, struct file_key *whiteout)
 	if (!file || !parent || file->state != STATE_PENDING)
 		return;
 	current_process(&process);
-	named_in(parent, &parent_key, FILE_WHITEOUT, file, &key, old, &process);
+	named_in(false, parent, &parent_key, FILE_WHITEOUT, file, &key, old, &process);
 	published(file, &key, NULL, 0, &process, CAUSE_RENAME);
 }

@@ -74,13 +74,13 @@ static __always_inline void joined(const bool typed, struct inode *inode, struct
 	announce_process(&process);
 	if (file->state == STATE_LIVE) {
 		/* With index=on: the image's file has several names, and another was first. */
-		named_in(parent, parent_key, FILE_LINKED, file, &key, dentry, &process);
+		named_in(false, parent, parent_key, FILE_LINKED, file, &key, dentry, &process);
 		return;
 	}
 	file->mode = READ(typed, inode, i_mode);
 	file->layer = parent->layer;
 	file->disk_method = parent->disk_method;
-	named_in(parent, parent_key, FILE_COPIED_UP, file, &key, dentry, &process);
+	named_in(false, parent, parent_key, FILE_COPIED_UP, file, &key, dentry, &process);
 	published(file, &key, inode, READ(typed, inode, i_size), &process, CAUSE_COPY_UP);
 }
 

@@ -138,7 +138,7 @@ struct counter {
 	__s64 copy_up;
 	__u64 written;
 	__u64 writes;
-	__s64 file_size; /* of files outside the layer only */
+	__s64 file_size; /* outside the layer what it is, in the layer what counted_again takes for booked */
 	__u32 causes;
 	__u32 announced; /* to userspace: see below */
 };

@@ -155,6 +155,14 @@ static __noinline __s64 allocated_bytes(struct inode *inode, __u32 method)
 	return bytes;
 }
 
+/* allocated_as is the same, read as the verifier lets it be. */
+static __always_inline __s64 allocated_as(const bool typed, struct inode *inode, __u32 method)
+{
+	if (method == DISK_XFS || method == DISK_BTRFS)
+		return allocated_bytes(inode, method);
+	return ((__s64)READ(typed, inode, i_blocks) << 9) + READ(typed, inode, i_bytes);
+}
+
 /*
  * reserved_bytes is what ext4 will allocate later and has told the quota hooks of
  * already: stat adds it to i_blocks (ext4_file_getattr, alike from 5.10 to 7.3).

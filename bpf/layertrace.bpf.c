@@ -52,9 +52,8 @@ static __always_inline void appeared(const bool typed, struct dentry *dentry, st
 
 	current_process(&process);
 	nlink = READ(typed, inode, i_nlink);
-	file = find_as(typed, inode, &key);
-
-	if (file && hardlink) {
+	file = hardlink ? find_as(typed, inode, &key) : NULL;
+	if (file) {
 		if (file->state == STATE_DELETED && nlink) {
 			/* An O_TMPFILE has got its first name. */
 			moved = file->aside;
@@ -65,13 +64,13 @@ static __always_inline void appeared(const bool typed, struct dentry *dentry, st
 
 			book(file, &key, &process, &change);
 		}
-		named_in(parent, parent_key, FILE_LINKED, file, &key, dentry, &process);
+		named_in(typed, parent, parent_key, FILE_LINKED, file, &key, dentry, &process);
 		return;
 	}
 
 	new_entry(&fresh, parent, READ(typed, inode, i_mode),
 		  nlink ? STATE_PENDING : STATE_DELETED);
-	fresh.aside = allocated_bytes(inode, fresh.disk_method) + reserved;
+	fresh.aside = allocated_as(typed, inode, fresh.disk_method) + reserved;
 	key.device = parent_key->device;
 	key.inode = READ(typed, inode, i_ino);
 	/*
@@ -87,11 +86,12 @@ static __always_inline void appeared(const bool typed, struct dentry *dentry, st
 	if (!file)
 		return;
 	/* The dentry of an O_TMPFILE has a name that is none. */
-	named_in(parent, parent_key, FILE_CREATED, file, &key, nlink ? dentry : NULL, &process);
+	named_in(typed, parent, parent_key, FILE_CREATED, file, &key, nlink ? dentry : NULL, &process);
 	if (nlink) {
 		published(file, &key, inode, READ(typed, inode, i_size), &process, CAUSE_CREATE);
 		return;
 	}
+	forget(key.inode);
 	aside_changed(file, fresh.aside);
 	announce_process(&process); /* as the first counter of a process does */
 }
@@ -105,8 +105,9 @@ ENTRY_PROGRAM("ovl_instantiate", instantiate_entry, struct dentry *dentry, struc
 	     struct dentry *upper, bool hardlink)
 {
 	struct inode *inode = READ(typed, upper, d_inode);
+	struct inode *dir = READ(typed, READ(typed, upper, d_parent), d_inode);
 	struct file_key parent_key = {};
-	struct file_entry *parent = parent_of(typed, dentry, &parent_key);
+	struct file_entry *parent = find_as(typed, dir, &parent_key);
 
 	if (parent && inode)
 		appeared(typed, dentry, inode, parent, &parent_key, hardlink, 0);
@@ -272,7 +273,7 @@ EXIT_PROGRAM("ovl_do_remove", remove_exit, 3, ALL_CALLS, 2, struct dentry *dentr
 				shelve(file, &change);
 			book(file, &key, &process, &change);
 		}
-		named_in(parent, &parent_key, FILE_UNLINKED, file, &key, dentry, &process);
+		named_in(typed, parent, &parent_key, FILE_UNLINKED, file, &key, dentry, &process);
 	}
 	if (!whiteout)
 		return 0;
@@ -283,7 +284,7 @@ EXIT_PROGRAM("ovl_do_remove", remove_exit, 3, ALL_CALLS, 2, struct dentry *dentr
 	event.parent_inode = parent_key.inode;
 	event.parent_generation = parent->generation;
 	event.process = process;
-	event.dentry = dentry;
+	name_of(typed, &event, dentry);
 	emit_file(&event);
 	return 0;
 }
@@ -364,6 +365,7 @@ ENTRY_PROGRAM("evict", evict_entry, struct inode *inode)
 		aside_changed(file, -file->aside);
 	bool announce = file->state != STATE_PENDING;
 	bpf_map_delete_elem(&files, &key);
+	forget(key.inode);
 	if (announce)
 		emit_file(&event);
 	return 0;
@@ -401,11 +403,19 @@ static __always_inline void written(const bool typed, struct file *to, __s64 byt
 	size_changed(typed, file, &key, inode, &change);
 }
 
+/* written_by_call is the same for the functions that most writes pass. */
+static __always_inline void written_by_call(const bool typed, struct file *to, __s64 bytes)
+{
+	if (bytes > 0 && copying_up <= 0 && counted_again(typed, READ(typed, to, f_inode), bytes))
+		return;
+	written(typed, to, bytes, CAUSE_WRITE);
+}
+
 /* Writes of overlayfs to the real file, since 6.8 (upstream 5f034d34737e). */
 EXIT_PROGRAM("backing_file_write_iter", backing_write_exit, 6, OF_FILE(0), 5, struct file *file, void *iter, struct kiocb *iocb, int flags,
 	     void *context, long ret)
 {
-	written(typed, file, ret, CAUSE_WRITE);
+	written_by_call(typed, file, ret);
 	return 0;
 }
 
@@ -421,7 +431,7 @@ EXIT_PROGRAM("vfs_iter_write", iter_write_exit, 8, OF_FILE(0), 4, struct file *f
 {
 	if (is_within(copying, WITHIN_COPY))
 		ret = 0; /* copy_range_exit counts it */
-	written(typed, file, ret, CAUSE_WRITE);
+	written_by_call(typed, file, ret);
 	return 0;
 }
 
@@ -475,6 +485,7 @@ static __always_inline void completed(struct kiocb *iocb, long bytes)
 	change.writes = 1;
 	/* xfs and btrfs move the size only now, ext4 has when the call returned. */
 	size_difference(false, file, inode, &change);
+	forget(key.inode);
 	book(file, &key, &process, &change);
 }
 
@@ -629,7 +640,7 @@ EXIT_PROGRAM("do_page_mkwrite", page_mkwrite_exit, 22, ALL_CALLS, NO_RESULT, str
 		return 0;
 	disk_read(file, &key, inode);
 	if (actor(&process, file))
-		file->writer = process;
+		written_by(file, &key, &process);
 	book(file, &key, &process, &change);
 	return 0;
 }

@@ -198,6 +198,59 @@ static __always_inline struct counter *counter_of(struct file_entry *file, __u64
 	return counter;
 }
 
+static __always_inline volatile struct recent *recent_of(__u64 inode)
+{
+	return &recent[inode & (RECENT - 1)];
+}
+
+/* forget is called when a page comes or goes, its size changes, or its writer. */
+static __always_inline void forget(__u64 inode)
+{
+	if (recent_of(inode)->slot)
+		recent_of(inode)->slot = 0;
+}
+
+static __always_inline void written_by(struct file_entry *file, struct file_key *key, struct process_id *process)
+{
+	file->writer = *process;
+	forget(key->inode);
+}
+
+static __always_inline __u64 recent_check(__u64 generation, __u32 device)
+{
+	return generation ^ (__u64)device << 32;
+}
+
+/*
+ * counted_again is counted_at_once for a file of which `recent` knows the counter. That
+ * may be one of a layer that has been removed, until the next Collect.
+ */
+static __always_inline bool counted_again(const bool typed, struct inode *inode, __u64 bytes)
+{
+	__u64 number = READ(typed, inode, i_ino);
+	__u32 slot = recent_of(number)->slot, zero = 0;
+	struct process_id process;
+	struct counter *counter;
+	void *table;
+
+	if (!slot)
+		return false;
+	table = bpf_map_lookup_elem(&counters, &zero);
+	if (!table)
+		return false;
+	counter = bpf_map_lookup_elem(table, &slot);
+	if (!counter || counter->key.inode != number || counter->file_size != READ(typed, inode, i_size) ||
+	    recent_check(counter->key.generation, READ(typed, READ(typed, inode, i_sb), s_dev)) != recent_of(number)->check ||
+	    !(counter->causes & CAUSE_WRITE))
+		return false;
+	current_process(&process);
+	if (!same_process(&counter->key.process, &process))
+		return false;
+	__sync_fetch_and_add(&counter->written, bytes);
+	__sync_fetch_and_add(&counter->writes, 1);
+	return true;
+}
+
 /*
  * counted_at_once counts a write of the current process that changes nothing else, if
  * that takes no more than adding it up: what most writes are.
@@ -220,6 +273,12 @@ static __always_inline bool counted_at_once(struct file_entry *file, struct file
 		return false;
 	__sync_fetch_and_add(&counter->written, bytes);
 	__sync_fetch_and_add(&counter->writes, 1);
+	/* Of others the allocated bytes are read, or the page may be given up. */
+	if (file->disk_method == DISK_QUOTA && file->state == STATE_LIVE && file->settled) {
+		counter->file_size = file->size;
+		recent_of(key->inode)->check = recent_check(file->generation, key->device);
+		recent_of(key->inode)->slot = file->slot;
+	}
 	return true;
 }
 
@@ -278,7 +337,7 @@ static __always_inline void disk_changed(struct file_entry *file, struct file_ke
 	__sync_fetch_and_add(&file->disk_events, 1);
 	if (state == STATE_LIVE) {
 		if (actor(&process, file))
-			file->writer = process;
+			written_by(file, key, &process);
 		__sync_fetch_and_add(&file->disk, bytes);
 		book(file, key, &process, &change);
 		if (file->state == STATE_LIVE)
@@ -386,7 +445,7 @@ static __always_inline void disk_read(struct file_entry *file, struct file_key *
 	if (!change.disk)
 		return;
 	if (actor(&process, file))
-		file->writer = process;
+		written_by(file, key, &process);
 	book(file, key, &process, &change);
 }
 
@@ -427,6 +486,7 @@ static __always_inline void size_changed(const bool typed, struct file_entry *fi
 	if (file->state == STATE_PENDING)
 		return;
 	size_difference(typed, file, inode, change);
+	forget(key->inode);
 	if (actor(&process, file))
 		file->writer = process;
 	book(file, key, &process, change);

@@ -40,6 +40,19 @@ struct {
 	__type(value, __u32);
 } others SEC(".maps");
 
+/*
+ * Where a file that was written in place was counted, by its inode's number: most such
+ * writes need no look into the ledger. check is the page's generation, mixed with the
+ * device, so that one comparison with the counter's tells whose slot it is, whatever two
+ * processors may have put here at a time.
+ */
+#define RECENT 1024
+struct recent {
+	__u64 check;
+	__u64 slot; /* 0 for none */
+};
+volatile struct recent recent[RECENT];
+
 #ifdef OLD_KERNEL
 /* Slots that are taken, of both tables (see take_slot): the second one's have CLAIM_B. */
 struct {
@@ -79,7 +92,7 @@ struct {
 	__type(value, struct process_id);
 } queued SEC(".maps");
 
-/* Processes and executables that userspace has been told of. */
+/* Processes that userspace has been told of (1), or is about to be (0). */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
@@ -87,6 +100,11 @@ struct {
 	__type(value, __u8);
 } processes SEC(".maps");
 
+/* Some of those that it has been told of, by pid: spares the lookup. */
+#define TOLD 256
+volatile struct process_id told[TOLD];
+
+/* Executables that it has been told of. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);

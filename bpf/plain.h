@@ -144,7 +144,7 @@ ENTRY_PROGRAM("d_move", plain_leave_entry, struct dentry *from, struct dentry *t
 		return 0;
 	current_process(&process);
 	announce_process(&process);
-	named_in(parent, &parent_key, FILE_UNLINKED, file, &key, from, &process);
+	named_in(false, parent, &parent_key, FILE_UNLINKED, file, &key, from, &process);
 	if (READ(false, inode, i_nlink) > 1)
 		return 0;
 	if (file->state == STATE_LIVE) {
@@ -190,19 +190,19 @@ static __always_inline void relocated(struct dentry *from, struct dentry *to, bo
 	if (other) {
 		several = one_of_several(other, target);
 		if (several)
-			named_in(new, &new_key, FILE_UNLINKED, other, &other_key, to, &process);
+			named_in(false, new, &new_key, FILE_UNLINKED, other, &other_key, to, &process);
 	}
 	if (one_of_several(file, inode)) {
-		named_in(new, &new_key, FILE_LINKED, file, &key, to, &process);
+		named_in(false, new, &new_key, FILE_LINKED, file, &key, to, &process);
 		if (old)
-			named_in(old, &old_key, FILE_UNLINKED, file, &key, from, &process);
+			named_in(false, old, &old_key, FILE_UNLINKED, file, &key, from, &process);
 	} else {
-		named_in(new, &new_key, FILE_RENAMED, file, &key, to, &process);
+		named_in(false, new, &new_key, FILE_RENAMED, file, &key, to, &process);
 	}
 	book(file, &key, &process, &change);
 	if (!other || !old)
 		return;
-	named_in(old, &old_key, several ? FILE_LINKED : FILE_RENAMED, other, &other_key, from, &process);
+	named_in(false, old, &old_key, several ? FILE_LINKED : FILE_RENAMED, other, &other_key, from, &process);
 	book(other, &other_key, &process, &change);
 }
 
@@ -241,7 +241,7 @@ ENTRY_PROGRAM("d_delete", plain_delete_entry, struct dentry *dentry)
 	current_process(&process);
 	if (file->state == STATE_LIVE)
 		book(file, &key, &process, &change);
-	named_in(parent, &parent_key, FILE_UNLINKED, file, &key, dentry, &process);
+	named_in(false, parent, &parent_key, FILE_UNLINKED, file, &key, dentry, &process);
 	return 0;
 }
 

@@ -7,14 +7,20 @@ struct file_event {
 	__u32 op;
 	__u32 layer;
 	__u32 mode;
-	__u32 pad;
+	__u32 name_len;
 	__u64 inode;
 	__u64 generation;
 	__u64 parent_inode;
 	__u64 parent_generation;
 	struct process_id process;
-	struct dentry *dentry; /* its name; NULL for none */
+	const unsigned char *name; /* without one name_len is 0 */
 };
+
+static __always_inline void name_of(const bool typed, struct file_event *event, struct dentry *dentry)
+{
+	event->name_len = READ(typed, dentry, d_name.len);
+	event->name = READ(typed, dentry, d_name.name);
+}
 
 #define FILL_FILE_RECORD(record, event, length)                     \
 	do {                                                        \
@@ -32,26 +38,20 @@ struct file_event {
 
 static __noinline int emit_file(struct file_event *event)
 {
-	const unsigned char *name = NULL;
 	struct file_record_short *brief;
-	struct dentry *dentry;
 	struct file_record *full;
 	struct loss_counts *lost;
-	__u32 length = 0;
+	__u32 length;
 
 	if (!event)
 		return 0;
-	dentry = event->dentry;
-	if (dentry) {
-		length = READ(false, dentry, d_name.len);
-		name = READ(false, dentry, d_name.name);
-	}
+	length = event->name_len;
 	if (length <= SHORT_NAME) {
 		brief = bpf_ringbuf_reserve(&events, sizeof(*brief), 0);
 		if (!brief)
 			goto full;
 		FILL_FILE_RECORD(brief, event, length);
-		bpf_probe_read_kernel(brief->name, length, name);
+		bpf_probe_read_kernel(brief->name, length, event->name);
 		bpf_ringbuf_submit(brief, wake_flags());
 		return 0;
 	}
@@ -61,7 +61,7 @@ static __noinline int emit_file(struct file_event *event)
 	if (!full)
 		goto full;
 	FILL_FILE_RECORD(full, event, length);
-	bpf_probe_read_kernel(full->name, length, name);
+	bpf_probe_read_kernel(full->name, length, event->name);
 	bpf_ringbuf_submit(full, wake_flags());
 	return 0;
 full:
@@ -86,7 +86,7 @@ static __always_inline struct file_entry *root_of(const bool typed, struct dentr
 }
 
 /* named_in sends where a file of the ledger can be found from now on. */
-static __always_inline void named_in(struct file_entry *parent, struct file_key *parent_key,
+static __always_inline void named_in(const bool typed, struct file_entry *parent, struct file_key *parent_key,
 				     __u32 op, struct file_entry *file, struct file_key *key,
 				     struct dentry *dentry, struct process_id *process)
 {
@@ -100,7 +100,8 @@ static __always_inline void named_in(struct file_entry *parent, struct file_key 
 	event.parent_inode = parent_key->inode;
 	event.parent_generation = parent->generation;
 	event.process = *process;
-	event.dentry = dentry;
+	if (dentry)
+		name_of(typed, &event, dentry);
 	emit_file(&event);
 }
 
@@ -111,7 +112,7 @@ static __always_inline void named(const bool typed, __u32 op, struct file_entry 
 	struct file_entry *parent = parent_of(typed, dentry, &parent_key);
 
 	if (parent)
-		named_in(parent, &parent_key, op, file, key, dentry, process);
+		named_in(typed, parent, &parent_key, op, file, key, dentry, process);
 }
 
 static __always_inline void untracked(__u32 layer_id)
@@ -153,7 +154,7 @@ static __always_inline void published(struct file_entry *file, struct file_key *
 		file->size = size;
 		change.size = size;
 	}
-	file->writer = *process;
+	written_by(file, key, process);
 	file->state = STATE_LIVE;
 	change.disk = exchange(&file->aside, 0);
 	__sync_fetch_and_add(&file->disk, change.disk);

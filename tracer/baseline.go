@@ -194,9 +194,9 @@ func (t *Tracer) watchDevices() error {
 }
 
 // RemoveLayer forgets a layer and all its files, be they in use or not. When it
-// returns, no program books on the layer any more. What was booked before and has
-// not been collected comes with the next two calls of Collect; after these the id
-// may be given to another layer.
+// returns, no program books growth on the layer any more; bytes that are written in
+// place may still be counted until the next Collect. What has not been collected comes
+// with the next two calls of Collect; after these the id may be given to another layer.
 func (t *Tracer) RemoveLayer(id event.LayerID) error {
 	if err := t.removeLayer(id); err != nil {
 		return fmt.Errorf("removing layer %d: %w", id, err)

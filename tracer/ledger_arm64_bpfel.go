@@ -176,6 +176,12 @@ type ledgerProcessRecord struct {
 	Comm       [16]int8
 }
 
+type ledgerRecent struct {
+	_     structs.HostLayout
+	Check uint64
+	Slot  uint64
+}
+
 type ledgerSettleArgs struct {
 	_          structs.HostLayout
 	Device     uint64
@@ -432,12 +438,15 @@ const (
 	ledgerVarKnown                           = "known"
 	ledgerVarPerformOfIocb                   = "perform_of_iocb"
 	ledgerVarProcessRecordType               = "process_record_type"
+	ledgerVarRecent                          = "recent"
 	ledgerVarRenaming                        = "renaming"
 	ledgerVarSettleArgsType                  = "settle_args_type"
 	ledgerVarSubvolumes                      = "subvolumes"
 	ledgerVarTmpfileOfFile                   = "tmpfile_of_file"
+	ledgerVarTold                            = "told"
 	ledgerVarTrackArgsType                   = "track_args_type"
 	ledgerVarTurnArgsType                    = "turn_args_type"
+	ledgerVarUnknown                         = "unknown"
 	ledgerVarUntrackArgsType                 = "untrack_args_type"
 	ledgerVarWatchedDevice                   = "watched_device"
 	ledgerVarWritingBack                     = "writing_back"
@@ -698,12 +707,15 @@ type ledgerVariableSpecs struct {
 	Known                *ebpf.VariableSpec `ebpf:"known"`
 	PerformOfIocb        *ebpf.VariableSpec `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.VariableSpec `ebpf:"process_record_type"`
+	Recent               *ebpf.VariableSpec `ebpf:"recent"`
 	Renaming             *ebpf.VariableSpec `ebpf:"renaming"`
 	SettleArgsType       *ebpf.VariableSpec `ebpf:"settle_args_type"`
 	Subvolumes           *ebpf.VariableSpec `ebpf:"subvolumes"`
 	TmpfileOfFile        *ebpf.VariableSpec `ebpf:"tmpfile_of_file"`
+	Told                 *ebpf.VariableSpec `ebpf:"told"`
 	TrackArgsType        *ebpf.VariableSpec `ebpf:"track_args_type"`
 	TurnArgsType         *ebpf.VariableSpec `ebpf:"turn_args_type"`
+	Unknown              *ebpf.VariableSpec `ebpf:"unknown"`
 	UntrackArgsType      *ebpf.VariableSpec `ebpf:"untrack_args_type"`
 	WatchedDevice        *ebpf.VariableSpec `ebpf:"watched_device"`
 	WritingBack          *ebpf.VariableSpec `ebpf:"writing_back"`
@@ -793,12 +805,15 @@ type ledgerVariables struct {
 	Known                *ebpf.Variable `ebpf:"known"`
 	PerformOfIocb        *ebpf.Variable `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.Variable `ebpf:"process_record_type"`
+	Recent               *ebpf.Variable `ebpf:"recent"`
 	Renaming             *ebpf.Variable `ebpf:"renaming"`
 	SettleArgsType       *ebpf.Variable `ebpf:"settle_args_type"`
 	Subvolumes           *ebpf.Variable `ebpf:"subvolumes"`
 	TmpfileOfFile        *ebpf.Variable `ebpf:"tmpfile_of_file"`
+	Told                 *ebpf.Variable `ebpf:"told"`
 	TrackArgsType        *ebpf.Variable `ebpf:"track_args_type"`
 	TurnArgsType         *ebpf.Variable `ebpf:"turn_args_type"`
+	Unknown              *ebpf.Variable `ebpf:"unknown"`
 	UntrackArgsType      *ebpf.Variable `ebpf:"untrack_args_type"`
 	WatchedDevice        *ebpf.Variable `ebpf:"watched_device"`
 	WritingBack          *ebpf.Variable `ebpf:"writing_back"`

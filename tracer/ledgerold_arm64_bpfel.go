@@ -215,12 +215,15 @@ const (
 	ledgerOldVarKnown                           = "known"
 	ledgerOldVarPerformOfIocb                   = "perform_of_iocb"
 	ledgerOldVarProcessRecordType               = "process_record_type"
+	ledgerOldVarRecent                          = "recent"
 	ledgerOldVarRenaming                        = "renaming"
 	ledgerOldVarSettleArgsType                  = "settle_args_type"
 	ledgerOldVarSubvolumes                      = "subvolumes"
 	ledgerOldVarTmpfileOfFile                   = "tmpfile_of_file"
+	ledgerOldVarTold                            = "told"
 	ledgerOldVarTrackArgsType                   = "track_args_type"
 	ledgerOldVarTurnArgsType                    = "turn_args_type"
+	ledgerOldVarUnknown                         = "unknown"
 	ledgerOldVarUntrackArgsType                 = "untrack_args_type"
 	ledgerOldVarWatchedDevice                   = "watched_device"
 	ledgerOldVarWritingBack                     = "writing_back"
@@ -479,12 +482,15 @@ type ledgerOldVariableSpecs struct {
 	Known                *ebpf.VariableSpec `ebpf:"known"`
 	PerformOfIocb        *ebpf.VariableSpec `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.VariableSpec `ebpf:"process_record_type"`
+	Recent               *ebpf.VariableSpec `ebpf:"recent"`
 	Renaming             *ebpf.VariableSpec `ebpf:"renaming"`
 	SettleArgsType       *ebpf.VariableSpec `ebpf:"settle_args_type"`
 	Subvolumes           *ebpf.VariableSpec `ebpf:"subvolumes"`
 	TmpfileOfFile        *ebpf.VariableSpec `ebpf:"tmpfile_of_file"`
+	Told                 *ebpf.VariableSpec `ebpf:"told"`
 	TrackArgsType        *ebpf.VariableSpec `ebpf:"track_args_type"`
 	TurnArgsType         *ebpf.VariableSpec `ebpf:"turn_args_type"`
+	Unknown              *ebpf.VariableSpec `ebpf:"unknown"`
 	UntrackArgsType      *ebpf.VariableSpec `ebpf:"untrack_args_type"`
 	WatchedDevice        *ebpf.VariableSpec `ebpf:"watched_device"`
 	WritingBack          *ebpf.VariableSpec `ebpf:"writing_back"`
@@ -572,12 +578,15 @@ type ledgerOldVariables struct {
 	Known                *ebpf.Variable `ebpf:"known"`
 	PerformOfIocb        *ebpf.Variable `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.Variable `ebpf:"process_record_type"`
+	Recent               *ebpf.Variable `ebpf:"recent"`
 	Renaming             *ebpf.Variable `ebpf:"renaming"`
 	SettleArgsType       *ebpf.Variable `ebpf:"settle_args_type"`
 	Subvolumes           *ebpf.Variable `ebpf:"subvolumes"`
 	TmpfileOfFile        *ebpf.Variable `ebpf:"tmpfile_of_file"`
+	Told                 *ebpf.Variable `ebpf:"told"`
 	TrackArgsType        *ebpf.Variable `ebpf:"track_args_type"`
 	TurnArgsType         *ebpf.Variable `ebpf:"turn_args_type"`
+	Unknown              *ebpf.Variable `ebpf:"unknown"`
 	UntrackArgsType      *ebpf.Variable `ebpf:"untrack_args_type"`
 	WatchedDevice        *ebpf.Variable `ebpf:"watched_device"`
 	WritingBack          *ebpf.Variable `ebpf:"writing_back"`

@@ -123,6 +123,12 @@ type nativeProcessId struct {
 	StartNs uint64
 }
 
+type nativeRecent struct {
+	_     structs.HostLayout
+	Check uint64
+	Slot  uint64
+}
+
 type nativeThread struct {
 	_        structs.HostLayout
 	Within   uint64
@@ -183,12 +189,15 @@ const (
 	nativeVarNativeArgsType       = "native_args_type"
 	nativeVarPerformOfIocb        = "perform_of_iocb"
 	nativeVarProcessRecordType    = "process_record_type"
+	nativeVarRecent               = "recent"
 	nativeVarRenaming             = "renaming"
 	nativeVarSettleArgsType       = "settle_args_type"
 	nativeVarSubvolumes           = "subvolumes"
 	nativeVarTmpfileOfFile        = "tmpfile_of_file"
+	nativeVarTold                 = "told"
 	nativeVarTrackArgsType        = "track_args_type"
 	nativeVarTurnArgsType         = "turn_args_type"
+	nativeVarUnknown              = "unknown"
 	nativeVarUntrackArgsType      = "untrack_args_type"
 	nativeVarWatchedDevice        = "watched_device"
 	nativeVarWritingBack          = "writing_back"
@@ -292,12 +301,15 @@ type nativeVariableSpecs struct {
 	NativeArgsType       *ebpf.VariableSpec `ebpf:"native_args_type"`
 	PerformOfIocb        *ebpf.VariableSpec `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.VariableSpec `ebpf:"process_record_type"`
+	Recent               *ebpf.VariableSpec `ebpf:"recent"`
 	Renaming             *ebpf.VariableSpec `ebpf:"renaming"`
 	SettleArgsType       *ebpf.VariableSpec `ebpf:"settle_args_type"`
 	Subvolumes           *ebpf.VariableSpec `ebpf:"subvolumes"`
 	TmpfileOfFile        *ebpf.VariableSpec `ebpf:"tmpfile_of_file"`
+	Told                 *ebpf.VariableSpec `ebpf:"told"`
 	TrackArgsType        *ebpf.VariableSpec `ebpf:"track_args_type"`
 	TurnArgsType         *ebpf.VariableSpec `ebpf:"turn_args_type"`
+	Unknown              *ebpf.VariableSpec `ebpf:"unknown"`
 	UntrackArgsType      *ebpf.VariableSpec `ebpf:"untrack_args_type"`
 	WatchedDevice        *ebpf.VariableSpec `ebpf:"watched_device"`
 	WritingBack          *ebpf.VariableSpec `ebpf:"writing_back"`
@@ -388,12 +400,15 @@ type nativeVariables struct {
 	NativeArgsType       *ebpf.Variable `ebpf:"native_args_type"`
 	PerformOfIocb        *ebpf.Variable `ebpf:"perform_of_iocb"`
 	ProcessRecordType    *ebpf.Variable `ebpf:"process_record_type"`
+	Recent               *ebpf.Variable `ebpf:"recent"`
 	Renaming             *ebpf.Variable `ebpf:"renaming"`
 	SettleArgsType       *ebpf.Variable `ebpf:"settle_args_type"`
 	Subvolumes           *ebpf.Variable `ebpf:"subvolumes"`
 	TmpfileOfFile        *ebpf.Variable `ebpf:"tmpfile_of_file"`
+	Told                 *ebpf.Variable `ebpf:"told"`
 	TrackArgsType        *ebpf.Variable `ebpf:"track_args_type"`
 	TurnArgsType         *ebpf.Variable `ebpf:"turn_args_type"`
+	Unknown              *ebpf.Variable `ebpf:"unknown"`
 	UntrackArgsType      *ebpf.Variable `ebpf:"untrack_args_type"`
 	WatchedDevice        *ebpf.Variable `ebpf:"watched_device"`
 	WritingBack          *ebpf.Variable `ebpf:"writing_back"`

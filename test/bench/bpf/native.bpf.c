@@ -32,7 +32,7 @@ static long native_lookup_step(__u32 index, void *unused)
 
 static long native_write_step(__u32 index, void *unused)
 {
-	written(TASK_TYPED, own_executable(), 1, CAUSE_WRITE);
+	written_by_call(TASK_TYPED, own_executable(), 1);
 	return 0;
 }
 

@@ -1,0 +1,167 @@
+package tracer
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/tracer/event"
+)
+
+// rewriter is a file of the layer that this process writes in place.
+type rewriter struct {
+	*overlay
+	file *os.File
+}
+
+func newRewriter(o *overlay, name string) *rewriter {
+	o.t.Helper()
+	f, err := os.OpenFile(filepath.Join(o.merged, name), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	o.t.Cleanup(func() { _ = f.Close() }) // most have done so themselves
+	return &rewriter{o, f}
+}
+
+// write writes bytes at a place, a number of times.
+func (w *rewriter) write(bytes, at int64, times int) {
+	w.t.Helper()
+	for range times {
+		if _, err := w.file.WriteAt(make([]byte, bytes), at); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// own sums up what this process did to one inode since the last Collect.
+func (w *rewriter) own(batch *event.Batch, inode uint64) (sum event.Delta) {
+	for _, d := range batch.Deltas {
+		if d.Process.PID == uint32(os.Getpid()) && d.File.Inode == inode {
+			sum.Layer, sum.File = d.Layer, d.File
+			sum.Size += d.Size
+			sum.Written += d.Written
+			sum.Writes += d.Writes
+			sum.Causes |= d.Causes
+		}
+	}
+	return sum
+}
+
+func (w *rewriter) inode() uint64 {
+	w.t.Helper()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(w.file.Fd()), &st); err != nil {
+		w.t.Fatal(err)
+	}
+	return st.Ino
+}
+
+// TestInPlace: writes in place, which mostly are counted without a look at the page,
+// are counted on the right file, process and layer, and hide no change of size.
+func TestInPlace(t *testing.T) {
+	o := newOverlay(t, nil)
+	w := newRewriter(o, "f")
+	inode := w.inode()
+
+	t.Run("several intervals", func(t *testing.T) {
+		w.write(1000, 0, 1)
+		for range 3 {
+			w.write(10, 5, 20)
+			got := w.own(o.collect(), inode)
+			if got.Writes < 20 || got.Written < 200 || got.Causes&event.CauseWrite == 0 {
+				t.Errorf("%+v", got)
+			}
+			w.write(10, 5, 1)
+		}
+		o.check("in place")
+		if o.written != 1000+3*200+3*10 {
+			t.Errorf("written %d", o.written)
+		}
+	})
+
+	t.Run("shrunk by another and grown again", func(t *testing.T) {
+		w.write(10, 5, 5)
+		o.sh("truncate -s 900 f")
+		w.write(100, 900, 1)
+		if got := w.own(o.collect(), inode); got.Size != 100 || got.Writes != 6 {
+			t.Errorf("the writer's: %+v", got)
+		}
+		o.check("shrunk and grown")
+	})
+
+	t.Run("written by another in between", func(t *testing.T) {
+		before := len(o.deltas)
+		for range 3 {
+			w.write(10, 5, 5)
+			o.sh("printf 0123456 | dd of=f conv=notrunc status=none")
+		}
+		batch := o.collect()
+		if got := w.own(batch, inode); got.Written != 150 || got.Writes != 15 {
+			t.Errorf("the writer's: %+v", got)
+		}
+		var other uint64
+		for _, d := range o.deltas[before:] {
+			if d.Process.PID != uint32(os.Getpid()) && d.File.Inode == inode {
+				other += d.Written
+			}
+		}
+		if other != 21 {
+			t.Errorf("%d bytes of the others, want 21", other)
+		}
+	})
+
+	t.Run("the number is used again", func(t *testing.T) {
+		reused := 0
+		for range 20 {
+			f := newRewriter(o, "gone")
+			number := f.inode()
+			f.write(100, 0, 5)
+			if err := f.file.Close(); err != nil {
+				t.Fatal(err)
+			}
+			o.sh("rm gone; echo 2 > /proc/sys/vm/drop_caches")
+			g := newRewriter(o, "next")
+			g.write(100, 0, 3)
+			if g.inode() == number {
+				reused++
+			}
+			o.check("the next one")
+			o.sh("rm next")
+		}
+		t.Logf("%d of 20 numbers were used again", reused)
+	})
+
+	t.Run("the layer is another", func(t *testing.T) {
+		w.write(10, 5, 5)
+		if err := o.tracer.RemoveLayer(testLayer); err != nil {
+			t.Fatal(err)
+		}
+		if err := o.tracer.AddLayer(testLayer+1, o.directory(o.rootInode)); err != nil {
+			t.Fatal(err)
+		}
+		file, _, err := o.tracer.Track(testLayer+1, o.device, inode, unix.S_IFREG)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(int(w.file.Fd()), &st); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := o.tracer.Settle(o.device, file, st.Size, st.Blocks*512); err != nil {
+			t.Fatal(err)
+		}
+		w.write(7, 5, 5)
+		var written uint64
+		for _, d := range o.collect().Deltas {
+			if d.Layer == testLayer+1 && d.File == file {
+				written += d.Written
+			}
+		}
+		if written != 35 {
+			t.Errorf("%d bytes were written to the new layer, want 35", written)
+		}
+	})
+}
