@@ -360,11 +360,24 @@ func (t *Tracer) readLosses(batch *event.Batch) {
 }
 
 // recursions counts how often the kernel did not run one of the programs because
-// it was running on that CPU already (counted by the kernel since 5.12).
+// it was running on that CPU already (counted by the kernel since 5.12), or because
+// too many threads were in the function whose end it waits for (kprobe.multi, counted
+// since 6.7).
 func (t *Tracer) recursions() (sum uint64) {
 	for _, program := range t.coll.Programs {
 		if stats, err := program.Stats(); err == nil {
 			sum += stats.RecursionMisses
+		}
+	}
+	if !t.probes {
+		return sum
+	}
+	t.mu.Lock()
+	links := t.links
+	t.mu.Unlock()
+	for _, l := range links {
+		if info, err := l.Info(); err == nil && info.KprobeMulti() != nil {
+			sum += info.KprobeMulti().Missed
 		}
 	}
 	return sum
