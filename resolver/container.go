@@ -131,9 +131,12 @@ func (c *Container) Record() record.Container {
 }
 
 // RecordMounts returns the mounts as the stream shows them: without those of the
-// kernel's own file systems, which concern nobody.
+// kernel's own file systems, which concern nobody. It is nil if they are not known.
 func (c *Container) RecordMounts() []record.Mount {
-	var mounts []record.Mount
+	if c.Mounts == nil {
+		return nil
+	}
+	mounts := []record.Mount{}
 	for _, m := range c.Mounts {
 		if m.Class == record.ClassOther || m.Destination == "/dev" || under("/proc", m.Destination) || under("/sys", m.Destination) {
 			continue
@@ -465,7 +468,7 @@ func classifyMounts(declared []Mount, table mountTable, root mountEntry, host fu
 // declaredMounts returns the mounts that a container will have when it runs, as
 // far as the runtime tells.
 func declaredMounts(d Details) []Mount {
-	var mounts []Mount
+	mounts := []Mount{}
 	add := func(m Mount) {
 		m.Declared = true
 		if !slices.ContainsFunc(mounts, func(o Mount) bool { return o.Destination == m.Destination }) {

@@ -36,7 +36,7 @@ func Checks() []Check {
 	if functions != nil {
 		checks = append(checks, checkFunctions(functions))
 	}
-	return append(checks, checkProgram())
+	return append(checks, checkProgram(), checkMethod())
 }
 
 // PlannedHooks lists the hooks that New would use on this kernel.
@@ -217,6 +217,19 @@ func checkProgram() Check {
 	_ = attached.Close()
 	check.OK, check.Detail = true, "a tracing program was loaded and attached"
 	return passed(check)
+}
+
+// checkMethod tells how the hooks are attached, and why so.
+func checkMethod() Check {
+	check := Check{Name: "way of attaching", OK: true, Detail: "fentry and fexit, the cheaper one: this kernel does not preempt itself"}
+	switch use, reason := probes(MethodAuto); {
+	case use:
+		check.Detail = "kprobe.multi: this kernel preempts itself, which makes it skip programs on trampolines"
+	case reason != "":
+		check.OK, check.Detail = false, reason
+		check.Hint = "run a kernel built with CONFIG_FPROBE=y"
+	}
+	return check
 }
 
 // checkQuota tells whether allocated bytes are followed exactly on ext2 to ext4:

@@ -19,6 +19,7 @@ import (
 
 	"github.com/layertrace/layertrace/cmd/layertrace/internal/session"
 	"github.com/layertrace/layertrace/cmd/layertrace/internal/sessiontest"
+	"github.com/layertrace/layertrace/internal/output/outputtest"
 	"github.com/layertrace/layertrace/resolver"
 	"github.com/layertrace/layertrace/tracer"
 )
@@ -176,6 +177,9 @@ func (w *world) records() []map[string]any {
 	w.Helper()
 	var all []map[string]any
 	for line := range strings.Lines(w.stdout.String()) {
+		if err := outputtest.Validate([]byte(line)); err != nil {
+			w.Error(err)
+		}
 		var rec map[string]any
 		if err := json.Unmarshal([]byte(line), &rec); err != nil {
 			w.Fatalf("%q: %v", line, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/layertrace/layertrace/internal/record"
 )
@@ -12,22 +13,27 @@ import (
 // errAborted is the cause of a run that a second signal ended.
 var errAborted = errors.New("interrupted: a second signal came before the run had ended")
 
+// sameSignal is how long after the first signal others are taken for the same one:
+// timeout(1) sends its own to the process and then to its group, and so does a
+// terminal together with whoever passes signals on.
+const sameSignal = time.Second
+
 // handleSignals turns the first signal into an orderly end, by ending the
-// start-up and telling stop, and the second into an immediate one, by abort. It
+// start-up and telling stop, and a later one into an immediate one, by abort. It
 // runs until ctx ends.
 //
 // SIGHUP ends the run like SIGTERM, but not if keepOnHangup, for streams that
 // outlive the terminal, nor if it is ignored already, as under nohup. SIGPIPE
 // is caught so that a closed output shows as an error of the write.
-func handleSignals(ctx context.Context, s signals, keepOnHangup bool, stop chan<- string, started context.CancelFunc, abort context.CancelCauseFunc) {
+func (e *env) handleSignals(ctx context.Context, keepOnHangup bool, stop chan<- string, started context.CancelFunc, abort context.CancelCauseFunc) {
 	got := make(chan os.Signal, 4)
 	list := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE}
-	if !s.ignored(syscall.SIGHUP) {
+	if !e.signals.ignored(syscall.SIGHUP) {
 		list = append(list, syscall.SIGHUP)
 	}
-	s.notify(got, list...)
-	defer s.stop(got)
-	ending := false
+	e.signals.notify(got, list...)
+	defer e.signals.stop(got)
+	var first time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -35,11 +41,12 @@ func handleSignals(ctx context.Context, s signals, keepOnHangup bool, stop chan<
 		case sig := <-got:
 			switch {
 			case sig == syscall.SIGPIPE, sig == syscall.SIGHUP && keepOnHangup:
-			case ending:
+			case !first.IsZero() && e.clock.Now().Sub(first) < sameSignal:
+			case !first.IsZero():
 				abort(errAborted)
 				return
 			default:
-				ending = true
+				first = e.clock.Now()
 				started()
 				tell(stop, record.EndedSignal)
 			}

@@ -103,8 +103,8 @@ func (w *watch) run(c *cobra.Command, args []string) error {
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	defer abort(nil)
-	helpers.Go(func() { handleSignals(ctx, w.env.signals, w.mode == outputNDJSON, stop, started, abort) })
-	helpers.Go(func() { w.watchReader(ctx, stop) })
+	helpers.Go(func() { w.env.handleSignals(ctx, w.mode == outputNDJSON, stop, started, abort) })
+	helpers.Go(func() { w.watchReader(ctx, stop, started) })
 
 	err := w.abortable(ctx, func() error { return w.watch(ctx, starting, stop, args) })
 	if starting.Err() != nil && ctx.Err() == nil && errors.Is(err, context.Canceled) {
@@ -113,13 +113,14 @@ func (w *watch) run(c *cobra.Command, args []string) error {
 	return err
 }
 
-// watchReader ends the run when nobody reads the output any more.
-func (w *watch) watchReader(ctx context.Context, stop chan<- string) {
+// watchReader ends the run, or its start-up, when nobody reads the output any more.
+func (w *watch) watchReader(ctx context.Context, stop chan<- string, started context.CancelFunc) {
 	gone, err := awaitNoReader(w.env.stdout, ctx.Done())
 	if err != nil {
 		w.log.Debug().Err(err).Msg("cannot see whether the output is read")
 	}
 	if gone {
+		started()
 		tell(stop, record.EndedOutputClosed)
 	}
 }
@@ -309,6 +310,9 @@ func (w *watch) openKernel(ctx context.Context) (kernel, error) {
 	k, err := w.env.newKernel(cfg)
 	if errors.Is(err, tracer.ErrNoOverlay) {
 		if loadErr := w.env.loadModule(ctx, "overlay"); loadErr != nil {
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
 			w.log.Info().Err(loadErr).Msg("overlay module not loaded")
 			return nil, kernelFailure(err)
 		}
@@ -325,19 +329,16 @@ func (w *watch) openKernel(ctx context.Context) (kernel, error) {
 }
 
 func (w *watch) sessionConfig(k kernel, out output.Writer, sel resolver.Selection, startTime func(uint64) time.Time) session.Config {
+	about := record.Session{Version: readBuild().Version, Host: w.env.hostname(), Kernel: w.env.kernelRelease()}
+	about.Command, about.CommandB64 = record.Texts(w.line)
 	return session.Config{
-		Log:        w.log.With().Str("component", "session").Logger(),
-		Clock:      w.env.clock,
-		Kernel:     k,
-		Containers: w.runtime,
-		Output:     out,
-		StartTime:  startTime,
-		About: record.Session{
-			Version: readBuild().Version,
-			Host:    w.env.hostname(),
-			Kernel:  w.env.kernelRelease(),
-			Command: w.line,
-		},
+		Log:            w.log.With().Str("component", "session").Logger(),
+		Clock:          w.env.clock,
+		Kernel:         k,
+		Containers:     w.runtime,
+		Output:         out,
+		StartTime:      startTime,
+		About:          about,
 		Select:         sel,
 		Keep:           w.flags.all || w.flags.wait || len(w.flags.runtime.cgroups) > 0,
 		RoomHint:       w.roomHint(),

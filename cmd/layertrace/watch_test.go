@@ -363,6 +363,7 @@ func TestSecondSignalAborts(t *testing.T) {
 		w.env.stdout = out
 		w.start("watch", "api")
 		w.signal(syscall.SIGINT)
+		time.Sleep(sameSignal)
 		w.signal(syscall.SIGTERM)
 		start := time.Now()
 		w.expect(w.exit(), exitFailed, "layertrace: watch: interrupted: a second signal came before the run had ended")
@@ -370,6 +371,43 @@ func TestSecondSignalAborts(t *testing.T) {
 			t.Errorf("took %v", took)
 		}
 		close(out.release) // the process would have ended
+	})
+}
+
+// Who sends a signal to a process and to its group means one.
+func TestSignalOfTheGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, sessiontest.NewContainer(t, "api", nil))
+		w.start("watch", "api")
+		w.signal(syscall.SIGTERM)
+		w.signal(syscall.SIGTERM)
+		w.expect(w.exit(), exitDone)
+		if last := w.last(); last["ended"] != "signal" {
+			t.Errorf("last record: %v", last)
+		}
+	})
+}
+
+func TestNothingToWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.expect(w.run("watch", "--all", "-d", "1s"), exitDone)
+		all := w.records()
+		if len(all) != 2 || all[0]["type"] != "session" || fmt.Sprint(all[1]["containers"], all[1]["losses"]) != "[] []" {
+			t.Errorf("records: %v", all)
+		}
+	})
+}
+
+func TestCommandOfRawBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.expect(w.run("watch", "--all", "-d", "1s", "--path", "/\xff"), exitDone)
+		first := w.records()[0]
+		command, b64 := first["command"].([]any), first["command_b64"].([]any)
+		if last := len(command) - 1; len(b64) != len(command) || command[last] != "/\uFFFD" || b64[last] != "L/8=" || b64[0] != "bGF5ZXJ0cmFjZQ==" {
+			t.Errorf("command %v, %v", command, b64)
+		}
 	})
 }
 
@@ -459,6 +497,26 @@ func TestReaderOfTheOutputGoes(t *testing.T) {
 				t.Fatal("it does not end")
 			}
 		})
+	}
+}
+
+// While the runtime is waited for nothing is written that would show it.
+func TestReaderGoesWhileWaiting(t *testing.T) {
+	w := newWorld(t)
+	w.containers.Err = unreachable(syscall.ECONNREFUSED)
+	r, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	w.env.stdout = out
+	go func() { w.code <- w.run("watch", "--wait", "api", "--log-level", "error") }()
+	r.Close()
+	select {
+	case code := <-w.code:
+		w.expect(code, exitDone)
+	case <-time.After(30 * time.Second):
+		t.Fatal("it does not end")
 	}
 }
 

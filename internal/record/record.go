@@ -174,6 +174,7 @@ type Session struct {
 	Host       string   `json:"host"`
 	Kernel     string   `json:"kernel"`
 	Command    []string `json:"command"`
+	CommandB64 []string `json:"command_b64,omitempty"`
 	IntervalMS int64    `json:"interval_ms"`
 	Hooks      []Hook   `json:"hooks"`
 	Coverage   string   `json:"coverage"` // full, partial
@@ -261,10 +262,10 @@ type ContainerEvent struct {
 	UpperDir      string     `json:"upper_dir,omitempty"`
 	UpperDirB64   string     `json:"upper_dir_b64,omitempty"`
 	Driver        string     `json:"driver,omitempty"`
-	Mounts        []Mount    `json:"mounts,omitempty"`
+	Mounts        []Mount    `json:"mounts,omitzero"` // nil if not known
 	LostSize      *int64     `json:"lost_size,omitempty"`
 	LostAllocated *int64     `json:"lost_allocated,omitempty"`
-	LostPaths     []PathSize `json:"lost_paths,omitempty"`
+	LostPaths     []PathSize `json:"lost_paths,omitzero"`
 }
 
 // LossUnresolved is a loss reason beside those of the kernel side: the path of a

@@ -23,6 +23,22 @@ func Text(raw string) (text, b64 string) {
 	return b.String(), base64.StdEncoding.EncodeToString([]byte(raw))
 }
 
+// Texts is Text of several. b64 holds all of them, or is nil if no text has invalid
+// bytes.
+func Texts(raw []string) (texts, b64 []string) {
+	texts = make([]string, len(raw))
+	for i, r := range raw {
+		var coded string
+		if texts[i], coded = Text(r); coded != "" && b64 == nil {
+			b64 = make([]string, len(raw))
+		}
+	}
+	for i := range b64 {
+		b64[i] = base64.StdEncoding.EncodeToString([]byte(raw[i]))
+	}
+	return texts, b64
+}
+
 // Raw is the inverse of Text. A b64 that is not base64 is ignored.
 func Raw(text, b64 string) string {
 	if b64 == "" {

@@ -44,7 +44,8 @@ type session struct {
 	code   int
 	wait   error
 
-	lines []string // every line so far
+	lines    []string // every line so far
+	lastTime time.Time
 	view
 }
 
@@ -254,6 +255,10 @@ func (s *session) take(line []byte) error {
 	if err := json.Unmarshal(line, &head); err != nil {
 		return err
 	}
+	if before := s.lastTime; head.Time.Before(before) {
+		return fmt.Errorf("the record before is of %v", before)
+	}
+	s.lastTime = head.Time.Time
 	if head.Seq != uint64(len(s.lines)) {
 		return fmt.Errorf("seq is %d, want %d: the numbers have a gap", head.Seq, len(s.lines))
 	}

@@ -41,7 +41,7 @@ func (s *Session) finish(ctx context.Context, ended string) error {
 	if s.exceeded == nil {
 		return s.conclude(ended)
 	}
-	if err := s.conclude(record.EndedLimit); err != nil {
+	if err := s.conclude(record.EndedLimit); err != nil && !errors.Is(err, output.ErrClosed) {
 		return err
 	}
 	return s.exceeded
@@ -49,7 +49,10 @@ func (s *Session) finish(ctx context.Context, ended string) error {
 
 // abandon ends the session because of err, and still writes what is known.
 func (s *Session) abandon(err error) error {
-	if errors.Is(err, output.ErrClosed) || errors.Is(err, context.Canceled) {
+	switch {
+	case errors.Is(err, output.ErrClosed) && s.exceeded != nil:
+		return s.exceeded // who asked for the limit sees the exit code
+	case errors.Is(err, output.ErrClosed), errors.Is(err, context.Canceled):
 		return err
 	}
 	if s.begun && !ofOutput(err) {

@@ -372,14 +372,14 @@ func (s *Session) stopped(ctx context.Context, w *watched) error {
 	now := s.cfg.Clock.Now()
 	s.checkLimit(w, now)
 	s.measureLog(w, true)
-	return s.emit(s.agg.Stopped(w.layer, now)...)
+	return s.emit(w.described(s.agg.Stopped(w.layer, now))...)
 }
 
 func (s *Session) renamed(w *watched) error {
 	if w.layer == 0 {
 		return s.emit(s.event(record.ContainerRenamed, w))
 	}
-	return s.emit(s.agg.Renamed(w.layer, w.facts.Record(), s.cfg.Clock.Now())...)
+	return s.emit(w.described(s.agg.Renamed(w.layer, w.facts.Record(), s.cfg.Clock.Now()))...)
 }
 
 func (s *Session) removed(w *watched) error {
@@ -404,7 +404,7 @@ func (s *Session) detach(w *watched) error {
 	}
 	now := s.cfg.Clock.Now()
 	s.checkLimit(w, now)
-	recs := s.agg.Removed(w.layer, now)
+	recs := w.described(s.agg.Removed(w.layer, now))
 	if err := s.release(w); err != nil {
 		return err
 	}
@@ -441,16 +441,27 @@ func (s *Session) anyLeft() bool {
 
 // event makes the container record of an event.
 func (s *Session) event(kind string, w *watched) record.Record {
-	c := &w.facts
 	e := &record.ContainerEvent{
-		Header:    record.NewHeader(record.TypeContainer, s.cfg.Clock.Now()),
-		Event:     kind,
-		Container: c.Record(),
-		Driver:    c.Driver,
-		Mounts:    c.RecordMounts(),
+		Header: record.NewHeader(record.TypeContainer, s.cfg.Clock.Now()), Event: kind, Container: w.facts.Record(),
 	}
-	e.UpperDir, e.UpperDirB64 = record.Text(c.UpperDir)
+	w.describe(e)
 	return e
+}
+
+// describe adds what is known of the container beside its name.
+func (w *watched) describe(e *record.ContainerEvent) {
+	e.UpperDir, e.UpperDirB64 = record.Text(w.facts.UpperDir)
+	e.Driver, e.Mounts = w.facts.Driver, w.facts.RecordMounts()
+}
+
+// described does so for the container records among what the books have made.
+func (w *watched) described(list []record.Record) []record.Record {
+	for _, r := range list {
+		if e, ok := r.(*record.ContainerEvent); ok {
+			w.describe(e)
+		}
+	}
+	return list
 }
 
 // noteMounted keeps whether any overlay mount uses the layers.

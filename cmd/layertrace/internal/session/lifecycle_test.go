@@ -151,10 +151,23 @@ func TestRename(t *testing.T) {
 		w.containers.Send(resolver.Renamed, c)
 		w.sleep(0)
 		w.write(c, "b", 100)
-		w.finish()
+		w.containers.Send(resolver.Stopped, c)
+		w.containers.Send(resolver.Removed, c)
+		if err := w.end(); err != nil {
+			t.Fatal(err)
+		}
 		g := of[*record.Growth](w.out)
 		if name := g[len(g)-1].Container.Name; name != "api-2" {
 			t.Errorf("name in later records: %q", name)
+		}
+		events := of[*record.ContainerEvent](w.out)
+		for _, e := range events {
+			if e.UpperDir != c.UpperDir || e.Driver != c.Driver {
+				t.Errorf("%s: %+v", e.Event, e)
+			}
+		}
+		if len(events) != 4 {
+			t.Errorf("%d container records", len(events))
 		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/layertrace/layertrace/cmd/layertrace/internal/sessiontest"
+	"github.com/layertrace/layertrace/internal/output"
 	"github.com/layertrace/layertrace/internal/record"
 	"github.com/layertrace/layertrace/resolver"
 )
@@ -88,6 +89,25 @@ func TestLimits(t *testing.T) {
 					t.Errorf("Run: %#v, ended by %q, want %+v", limit, ended, test.want)
 				}
 			})
+		})
+	}
+}
+
+// TestLimitWithoutReader: that nobody reads any more does not hide a limit.
+func TestLimitWithoutReader(t *testing.T) {
+	for _, inTheEnd := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c := sessiontest.NewContainer(t, "api", nil)
+			w := run(t, func(cfg *Config, _ *world) { cfg.Limits.Growth = bytes(10) }, c)
+			w.out.fail(output.ErrClosed)
+			w.write(c, "a", 1000)
+			if inTheEnd {
+				w.stop <- record.EndedSignal
+			}
+			var limit *LimitError
+			if err := w.end(); !errors.As(err, &limit) {
+				t.Errorf("in the end %v: %v", inTheEnd, err)
+			}
 		})
 	}
 }

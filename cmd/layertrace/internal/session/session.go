@@ -336,12 +336,12 @@ func (s *Session) tick() error {
 		return err
 	}
 	now := s.cfg.Clock.Now()
+	s.checkLimits(now)
 	if !now.Before(s.nextFlush) {
 		if err := s.endInterval(now); err != nil {
 			return err
 		}
 	}
-	s.checkLimits(now)
 	return s.flush()
 }
 
