@@ -160,23 +160,33 @@ func mounts(mounted bool) int32 {
 	return 0
 }
 
-// SetMounted says whether an overlay mount uses the layer. From the first mount
-// or unmount that it sees the kernel side keeps count by itself.
-func (t *Tracer) SetMounted(id event.LayerID, mounted bool) error {
-	var layer ledgerLayer
-	if err := t.lookupLayer(id, &layer); err != nil {
-		return fmt.Errorf("looking up layer %d: %w", id, err)
+// SetMounted asks whether an overlay mount uses the layer, and counts from there.
+// The kernel side keeps count of the mounts and unmounts that it sees by itself: if
+// there is one while ask runs, it is asked again.
+func (t *Tracer) SetMounted(id event.LayerID, ask func() bool) (mounted bool, err error) {
+	for {
+		var before, layer ledgerLayer
+		if err := t.lookupLayer(id, &before); err != nil {
+			return false, fmt.Errorf("looking up layer %d: %w", id, err)
+		}
+		mounted = ask()
+		if err := t.lookupLayer(id, &layer); err != nil {
+			return false, fmt.Errorf("looking up layer %d: %w", id, err)
+		}
+		if layer.Mounts != before.Mounts {
+			continue
+		}
+		if layer.Mounts >= 0 && (layer.Mounts > 0) == mounted {
+			return mounted, nil
+		}
+		// Nothing but this: the programs go on counting beside it.
+		word := mounts(mounted)
+		at := int64(id)*int64(unsafe.Sizeof(layer)) + int64(unsafe.Offsetof(layer.Mounts))
+		if _, err := t.states.WriteAt(bytesOf(&word), at); err != nil {
+			return false, fmt.Errorf("updating layer %d: %w", id, err)
+		}
+		return mounted, nil
 	}
-	if layer.Mounts >= 0 && (layer.Mounts > 0) == mounted {
-		return nil
-	}
-	// Nothing but this: the programs go on counting beside it.
-	word := mounts(mounted)
-	at := int64(id)*int64(unsafe.Sizeof(layer)) + int64(unsafe.Offsetof(layer.Mounts))
-	if _, err := t.states.WriteAt(bytesOf(&word), at); err != nil {
-		return fmt.Errorf("updating layer %d: %w", id, err)
-	}
-	return nil
 }
 
 // watchDevices tells the programs on which device files may matter. Callers hold mu.

@@ -161,7 +161,7 @@ func TestPlainRemoval(t *testing.T) {
 	o := newPlain(t)
 	o.sh("echo hello > new")
 	o.check("before")
-	if err := o.tracer.SetMounted(testLayer, false); err != nil {
+	if _, err := o.tracer.SetMounted(testLayer, func() bool { return false }); err != nil {
 		t.Fatal(err)
 	}
 	o.deltas, o.files = nil, nil

@@ -119,6 +119,8 @@ type Diff struct {
 	Size, Disk int64
 	// Gone says that the file is not there any more.
 	Gone bool
+	// Nameless says that the books know the file, but not that Path is its name.
+	Nameless bool
 }
 
 // Aggregator adds up what happens to a set of layers. Its methods must not be

@@ -238,6 +238,7 @@ func (l *layer) lateCause(d *event.Delta, p procID) {
 }
 
 func (l *layer) overflow(o *event.Overflow) {
+	l.overflowed.add(o.Size, o.Disk)
 	l.delta(&event.Delta{Size: o.Size, Disk: o.Disk, CopyUp: o.CopyUp, Written: o.Written}, 0)
 }
 

@@ -55,27 +55,20 @@ func (a *Aggregator) Compare(id event.LayerID, found []Found) []Diff {
 			continue
 		}
 		seen[at/64] |= 1 << (at % 64)
-		if n := l.tree.at(at); n.size != size || n.disk != f.Disk {
+		n := l.tree.at(at)
+		nameless := !n.linked() && at != l.tree.root && n.origin != originWhiteout
+		if n.size != size || n.disk != f.Disk || nameless {
 			diffs = append(diffs, Diff{
 				File: event.FileID{Inode: n.inode, Generation: n.gen}, Path: f.Path,
-				Size: size - n.size, Disk: f.Disk - n.disk,
+				Size: size - n.size, Disk: f.Disk - n.disk, Nameless: nameless,
 			})
 		}
 	}
 
 	ps := newPaths(&l.tree)
 	missing := len(diffs)
-	whole := Diff{
-		Size: l.base.size + l.grown.size,
-		Disk: l.base.disk + l.grown.disk,
-	}
 	l.tree.each(func(at nodeID, n *node) {
-		if n.is(flagGone) {
-			return // what is left of it on the books is the layer's now
-		}
-		whole.Size -= n.size
-		whole.Disk -= n.disk
-		if seen[at/64]&(1<<(at%64)) != 0 {
+		if n.is(flagGone) || seen[at/64]&(1<<(at%64)) != 0 {
 			return
 		}
 		gone := n.linked() && n.origin != originWhiteout
@@ -93,41 +86,109 @@ func (a *Aggregator) Compare(id event.LayerID, found []Found) []Diff {
 			cmp.Compare(x.File.Generation, y.File.Generation),
 		)
 	})
-	if whole.Size != 0 || whole.Disk != 0 {
-		diffs = append(diffs, Diff{Size: -whole.Size, Disk: -whole.Disk})
-	}
-	return diffs
+	return append(diffs, a.Loose(id)...)
 }
 
-// Booked returns what the books say of one file: its path as known and its
-// sizes. ok is false if the file is not known or has no name left. Generation 0
-// stands for the current life of the inode.
-func (a *Aggregator) Booked(id event.LayerID, f event.FileID) (path string, size, disk int64, ok bool) {
+// Loose returns the Diff for what is booked for the layer as a whole, if there is any.
+func (a *Aggregator) Loose(id event.LayerID) []Diff {
+	if l := a.layers[id]; l != nil {
+		if whole := l.loose(); whole != (sums{}) {
+			return []Diff{{Size: -whole.size, Disk: -whole.disk}}
+		}
+	}
+	return nil
+}
+
+// loose is what is booked for the layer as a whole and for none of its files: growth
+// for which there was no counter, and what is left of files that are gone. A file that
+// has just gone is one still: the last of it may come with the next batch.
+func (l *layer) loose() sums {
+	whole := sums{l.base.size + l.grown.size, l.base.disk + l.grown.disk}
+	l.tree.each(func(_ nodeID, n *node) {
+		if !n.is(flagGone) {
+			whole.add(-n.size, -n.disk)
+		}
+	})
+	for _, g := range l.graveyard {
+		if n := l.tree.at(g.id); g.batch >= l.batches && n.is(flagGone) {
+			whole.add(-n.size, -n.disk)
+		}
+	}
+	return whole
+}
+
+// Booked is what the books say of one file.
+type Booked struct {
+	Path       string // as far as it is known
+	Size, Disk int64
+	// Known: there is such a file, Named: which has a name (or is the root).
+	Known, Named bool
+	// Ending: it has just gone, and the last of its growth may come with the next
+	// batch.
+	Ending bool
+}
+
+// Booked returns what the books say of one file. Generation 0 stands for the current
+// life of the inode.
+func (a *Aggregator) Booked(id event.LayerID, f event.FileID) Booked {
 	l := a.layers[id]
 	if l == nil {
-		return "", 0, 0, false
+		return Booked{}
 	}
 	at := l.lifeOf(f)
 	if at == 0 {
-		return "", 0, 0, false
+		return Booked{}
 	}
 	n := l.tree.at(at)
-	if !n.linked() && at != l.tree.root {
-		return "", 0, 0, false
+	b := Booked{Size: n.size, Disk: n.disk, Known: true, Named: n.linked() || at == l.tree.root}
+	if b.Named {
+		b.Path = newPaths(&l.tree).of(at).text
 	}
-	return newPaths(&l.tree).of(at).text, n.size, n.disk, true
+	b.Ending = n.is(flagGone) && slices.ContainsFunc(l.graveyard, func(g grave) bool { return g.id == at && g.batch >= l.batches })
+	return b
 }
 
 // Reconcile books what an audit of the disk found as unattributed growth, which
-// the next Flush, Removed or Final reports. Afterwards the books equal the disk.
+// the next Flush, Removed or Final reports. Afterwards the books equal the disk. What
+// was booked for the layer as a whole, and turns out to be a file's, is taken back; of
+// the Diff for the whole, which comes last, that is done with all there is.
 func (a *Aggregator) Reconcile(id event.LayerID, diffs []Diff) {
 	l := a.layers[id]
 	if l == nil {
 		return
 	}
-	for i := range diffs {
-		l.reconcile(&diffs[i])
+	if l.overflowed != (sums{}) {
+		// Some may have gone with the files that it was of.
+		whole := l.loose()
+		l.overflowed = sums{common(l.overflowed.size, whole.size), common(l.overflowed.disk, whole.disk)}
 	}
+	for i := range diffs {
+		d := &diffs[i]
+		if d.File.Inode == 0 && d.Path == "" {
+			if whole := l.loose(); whole != (sums{}) {
+				l.audit(0, "", -whole.size, -whole.disk)
+			}
+			l.overflowed = sums{}
+			continue
+		}
+		l.reconcile(d)
+		back := sums{common(l.overflowed.size, d.Size), common(l.overflowed.disk, d.Disk)}
+		if back != (sums{}) {
+			l.overflowed.add(-back.size, -back.disk)
+			l.audit(0, "", -back.size, -back.disk)
+		}
+	}
+}
+
+// common is how much of x is in y: 0 if they have different signs.
+func common(x, y int64) int64 {
+	switch {
+	case x > 0 && y > 0:
+		return min(x, y)
+	case x < 0 && y < 0:
+		return max(x, y)
+	}
+	return 0
 }
 
 func (l *layer) reconcile(d *Diff) {
@@ -150,7 +211,7 @@ func (l *layer) reconcile(d *Diff) {
 		switch {
 		case d.Gone:
 			l.tree.dropAllNames(at)
-		case !n.is(flagNamed) && at != l.tree.root && strings.HasPrefix(d.Path, "/"):
+		case (d.Nameless || !n.is(flagNamed)) && !n.linked() && at != l.tree.root && strings.HasPrefix(d.Path, "/"):
 			// Its directory is not known by number; that of the layer with the
 			// whole path as its name is as good until it is renamed.
 			l.tree.setName(at, l.tree.root, d.Path[1:])

@@ -98,6 +98,7 @@ type layer struct {
 
 	base, grown  sums
 	unattributed sums
+	overflowed   sums // part of it: growth for which there was no counter
 	filtered     sums
 	written      uint64
 	copyUp       int64

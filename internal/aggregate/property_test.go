@@ -561,7 +561,8 @@ func TestBooksEqualDisk(t *testing.T) {
 		compare("at the end")
 		if !m.lossy {
 			for _, n := range m.inodes {
-				path, _, _, ok := a.Booked(1, n.file)
+				b := a.Booked(1, n.file)
+				path, ok := b.Path, b.Named
 				if n.file != root && len(n.names) == 0 {
 					if ok && !n.vague {
 						t.Fatalf("inode %+v has no name, but in the books it is %q", n.file, path)

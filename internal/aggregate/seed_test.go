@@ -92,7 +92,7 @@ func TestSeedAfterEvents(t *testing.T) {
 				a.SeedDone(1)
 				got := a.Flush(at(1))
 				expect(t, "layer", got[len(got)-1:], c.layer)
-				if path, _, _, _ := a.Booked(1, event.FileID{Inode: 11}); path != c.path {
+				if path := a.Booked(1, event.FileID{Inode: 11}).Path; path != c.path {
 					t.Errorf("path %q, want %q", path, c.path)
 				}
 			})

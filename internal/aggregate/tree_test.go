@@ -57,8 +57,8 @@ func TestTreeEvents(t *testing.T) {
 		`sh/5 "/etc/passwd" added deleted 0/0 grew 0/0 delete`,
 		`sh/5 "/etc/t" was "/tmp" directory 0/4096 grew 0/0 rename`,
 		`layer 129/20480 base 50/12288 grew 79/8192 files 3`)
-	if path, _, _, ok := a.Booked(1, old(11)); !ok || path != "/etc/t/alias" {
-		t.Errorf("the file that was linked is %q, %v", path, ok)
+	if b := a.Booked(1, old(11)); b.Path != "/etc/t/alias" {
+		t.Errorf("the file that was linked is %+v", b)
 	}
 
 	// The last name goes; the deltas come one batch later than FileGone.
@@ -296,8 +296,8 @@ func TestRenamedOver(t *testing.T) {
 	}
 	end := func(a *Aggregator) {
 		t.Helper()
-		if path, _, _, ok := a.Booked(1, replaced); ok {
-			t.Errorf("the replaced file is still %q", path)
+		if b := a.Booked(1, replaced); b.Named {
+			t.Errorf("the replaced file is still %q", b.Path)
 		}
 		a.Apply(&event.Batch{
 			Files: []event.FileEvent{
@@ -335,8 +335,8 @@ func TestRenamedOver(t *testing.T) {
 	a = begin()
 	a.Apply(&event.Batch{Files: []event.FileEvent{fileEvent(event.FileLinked, replaced, root, "g", 5), rename}})
 	a.Flush(at(2))
-	if path, size, _, ok := a.Booked(1, replaced); !ok || path != "/g" || size != 50 {
-		t.Errorf("the file with another name is %q, %d, %v", path, size, ok)
+	if b := a.Booked(1, replaced); b.Path != "/g" || b.Size != 50 {
+		t.Errorf("the file with another name is %+v", b)
 	}
 
 	// One that gets a name in return stays, too.

@@ -146,8 +146,8 @@ func readLayer(ctx context.Context, root string) ([]aggregate.Found, error) {
 type lister struct{ found []aggregate.Found }
 
 func (l *lister) Visit(e *layer.Entry) error {
-	if e.Whiteout {
-		return nil // all of them may share one inode, and they hold nothing
+	if e.Whiteout && e.Allocated == 0 {
+		return nil // all of them may share one inode
 	}
 	f := aggregate.Found{File: event.FileID{Inode: e.Inode}, Path: inContainer(e.Path), Dir: e.Dir(), Disk: e.Allocated}
 	if !f.Dir {
@@ -173,19 +173,17 @@ type doubt struct {
 	mark   mark
 }
 
-// whole reports whether the difference is the layer's, not a file's.
-func (d *doubt) whole() bool { return d.diff.File.Inode == 0 && d.diff.Path == "" }
-
-// doubts joins differences with what the walk said of the files.
+// doubts joins differences of files with what the walk said of them.
 func doubts(found []aggregate.Found, diffs []aggregate.Diff) []doubt {
-	if len(diffs) == 0 {
-		return nil
-	}
-	list := make([]doubt, len(diffs))
+	list := make([]doubt, 0, len(diffs))
 	at := make(map[uint64]int, len(diffs))
-	for i, d := range diffs {
-		list[i].diff = d
-		if d.File.Inode != 0 {
+	for _, d := range diffs {
+		if d.File.Inode == 0 && d.Path == "" {
+			continue // the layer's
+		}
+		i := len(list)
+		list = append(list, doubt{diff: d})
+		if _, other := at[d.File.Inode]; d.File.Inode != 0 && !d.Gone && !other {
 			at[d.File.Inode] = i
 		}
 	}
@@ -204,7 +202,7 @@ func doubts(found []aggregate.Found, diffs []aggregate.Diff) []doubt {
 // left to the ledger. With turn the caller is going to book what is returned, and
 // the ledger is brought in step with it.
 func (s *Session) verify(ctx context.Context, w *watched, root upperDir, open []doubt, turn bool) ([]aggregate.Diff, error) {
-	var whole, sure []aggregate.Diff
+	var sure []aggregate.Diff
 	for range auditRounds {
 		if len(open) == 0 || ctx.Err() != nil {
 			break
@@ -220,16 +218,12 @@ func (s *Session) verify(ctx context.Context, w *watched, root upperDir, open []
 		}
 		var restless []doubt
 		for _, d := range open {
-			if d.whole() {
-				whole = append(whole, d.diff)
-				continue
-			}
 			diff, is, settled := s.look(w, root, &d)
 			now, err := s.mark(w, d.diff.File.Inode)
 			if err != nil {
 				return nil, err
 			}
-			differs := diff.Size != 0 || diff.Disk != 0 || diff.Gone
+			differs := diff.Size != 0 || diff.Disk != 0 || diff.Gone || diff.Nameless
 			settled = settled && now.same(&d.mark)
 			if settled && differs && turn && is != nil {
 				if settled, err = s.turn(w, &d.mark, *is); err != nil {
@@ -248,7 +242,7 @@ func (s *Session) verify(ctx context.Context, w *watched, root upperDir, open []
 	if len(open) == 0 {
 		// What is booked for the layer as a whole is what files lack, so it may
 		// be taken back only if all of those are put right.
-		sure = append(sure, whole...)
+		sure = append(sure, s.agg.Loose(w.layer)...)
 	}
 	return sure, ctx.Err()
 }
@@ -257,24 +251,27 @@ func (s *Session) verify(ctx context.Context, w *watched, root upperDir, open []
 // the disk if it was found there. settled is false if the answer may be wrong.
 func (s *Session) look(w *watched, root upperDir, d *doubt) (diff aggregate.Diff, is *sizes, settled bool) {
 	diff = d.diff
-	path, size, disk, booked := s.agg.Booked(w.layer, d.diff.File)
-	st, found := root.stat(d.diff.File.Inode, d.diff.Path, path)
+	booked := s.agg.Booked(w.layer, diff.File)
+	st, found := root.stat(diff.File.Inode, diff.Path, booked.Path)
+	walked := d.walked
+	if d.mark.known && diff.File.Generation != 0 && d.mark.page.File != diff.File {
+		walked, found = nil, false // another file has got the number
+	}
 	switch {
-	case found && booked:
-		diff.Size, diff.Disk, diff.Gone = st.size-size, st.disk-disk, false
+	case booked.Ending:
+		return diff, nil, false
+	case found && (booked.Named || walked != nil):
+		diff.Size, diff.Disk, diff.Gone = st.size-booked.Size, st.disk-booked.Disk, false
+		diff.Nameless = booked.Known && !booked.Named
 		return diff, &st, true
 	case found:
-		if d.walked == nil {
-			return diff, nil, false
-		}
-		diff.Size += st.size - d.walked.Size
-		diff.Disk += st.disk - d.walked.Disk
-		return diff, &st, true
-	case booked:
-		diff.Size, diff.Disk = -size, -disk
-		return diff, nil, d.walked == nil && diff.Gone
-	case d.walked == nil && !diff.Gone:
-		return diff, nil, true // bytes that stayed behind on a file without a name
+		return diff, nil, false
+	case booked.Named:
+		diff.Size, diff.Disk = -booked.Size, -booked.Disk
+		return diff, nil, walked == nil && diff.Gone
+	case walked == nil && !diff.Gone: // bytes that stayed behind on a file without a name
+		diff.Size, diff.Disk = -booked.Size, -booked.Disk
+		return diff, nil, true
 	default:
 		return aggregate.Diff{}, nil, true // the news of its deletion has come
 	}

@@ -108,7 +108,7 @@ func (s *Session) handle(ctx context.Context, c change) error {
 
 // meanwhile runs f, which takes long and does not touch the session, in a goroutine.
 // Containers that turn up are watched at once: they may begin to write before f is
-// done. Other changes have to wait.
+// done. What changes of those that are watched has to wait, and what comes after that.
 func (s *Session) meanwhile(ctx context.Context, f func() error) error {
 	done := make(chan error, 1)
 	s.spawn(func() { done <- f() })
@@ -122,13 +122,25 @@ func (s *Session) meanwhile(ctx context.Context, f func() error) error {
 		case err := <-done:
 			return errors.Join(failed, err)
 		case c := <-changes:
-			if c.Kind != resolver.Found || failed != nil {
+			if failed != nil || !s.mayGoFirst(c) {
 				s.later = append(s.later, c)
 				continue
 			}
 			failed = s.handle(ctx, c)
 		}
 	}
+}
+
+// mayGoFirst tells whether a change is of a container that is not watched yet, and of
+// which nothing else waits.
+func (s *Session) mayGoFirst(c change) bool {
+	if c.synced {
+		return false
+	}
+	if w := s.byID[c.Container.ID]; w != nil && w.layer != 0 {
+		return false
+	}
+	return !slices.ContainsFunc(s.later, func(l change) bool { return l.Container.ID == c.Container.ID })
 }
 
 func (s *Session) apply(ctx context.Context, c resolver.Change) error {
@@ -245,9 +257,8 @@ func (s *Session) openLayer(w *watched) error {
 	if err == nil {
 		// It may have been mounted or unmounted since the facts were read. From
 		// here on the kernel side sees that for itself.
-		w.mounted = s.cfg.Containers.LayerMounted(&w.facts)
-		err = s.cfg.Kernel.SetMounted(id, w.mounted)
-		w.late = s.begun && w.facts.CreatedAt.After(s.began) && (w.started || w.mounted || !w.facts.StartedAt.IsZero())
+		w.mounted, err = s.cfg.Kernel.SetMounted(id, func() bool { return s.cfg.Containers.LayerMounted(&w.facts) })
+		w.late = s.begun && w.facts.CreatedAt.After(s.began) && !w.facts.HoldsImage()
 	}
 	if err == nil {
 		s.noteWriter(&w.facts)

@@ -22,7 +22,7 @@ func (s *Session) noteInUse(w *watched) error {
 		return nil
 	}
 	w.mounted = w.facts.Running()
-	if err := s.cfg.Kernel.SetMounted(w.layer, w.mounted); err != nil {
+	if _, err := s.cfg.Kernel.SetMounted(w.layer, func() bool { return w.mounted }); err != nil {
 		return fmt.Errorf("noting whether the layer of %s is in use: %w", w.facts.Name, err)
 	}
 	return nil

@@ -13,7 +13,7 @@ import (
 // are called by several goroutines, while Wait or Collect run in others.
 type Kernel interface {
 	AddLayer(id event.LayerID, upper event.Upper) error
-	SetMounted(id event.LayerID, mounted bool) error
+	SetMounted(id event.LayerID, ask func() bool) (mounted bool, err error)
 	RemoveLayer(id event.LayerID) error
 	WatchCgroup(cgroupID uint64, id event.LayerID) error
 	UnwatchCgroup(cgroupID uint64) error

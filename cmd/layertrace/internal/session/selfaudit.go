@@ -102,7 +102,7 @@ func (s *Session) selfAuditLayer(w *watched, files map[event.FileID]struct{}) {
 		if err != nil || !turned {
 			continue // touched again, so it will be looked at again
 		}
-		path, _, _, _ := s.agg.Booked(w.layer, f)
+		path := s.agg.Booked(w.layer, f).Path
 		s.log.Info().Str("container", w.facts.Name).Str("path", path).
 			Int64("size", now.diff.size).Int64("disk", now.diff.disk).Msg("growth that no hook saw")
 		s.agg.Reconcile(w.layer, []aggregate.Diff{{File: f, Path: path, Size: now.diff.size, Disk: now.diff.disk}})
@@ -112,19 +112,19 @@ func (s *Session) selfAuditLayer(w *watched, files map[event.FileID]struct{}) {
 // inspect compares one file with the disk. Files that are changing, deleted, or
 // known without their path do not differ: there is no telling.
 func (s *Session) inspect(w *watched, root upperDir, f event.FileID) (suspect, bool) {
-	path, size, disk, booked := s.agg.Booked(w.layer, f)
-	if !booked {
+	booked := s.agg.Booked(w.layer, f)
+	if !booked.Named {
 		return suspect{}, false
 	}
 	before, err := s.mark(w, f.Inode)
 	if err != nil || !before.known || before.page.File != f {
 		return suspect{}, false
 	}
-	st, found := root.stat(f.Inode, path)
+	st, found := root.stat(f.Inode, booked.Path)
 	after, err := s.mark(w, f.Inode)
 	if err != nil || !found || !after.same(&before) {
 		return suspect{}, false
 	}
-	now := suspect{mark: before, diff: sizes{st.size - size, st.disk - disk}, is: st}
+	now := suspect{mark: before, diff: sizes{st.size - booked.Size, st.disk - booked.Disk}, is: st}
 	return now, now.diff != sizes{}
 }

@@ -17,6 +17,8 @@ import (
 type Containers struct {
 	// Err is what every call that can fail fails with, if not nil. See Fail.
 	Err error
+	// OnLayerMounted, if set, answers for LayerMounted.
+	OnLayerMounted func() bool
 	// Silent keeps Watch from ever having reported all containers.
 	Silent bool
 
@@ -125,6 +127,9 @@ func (c *Containers) RefreshMounts(of resolver.Container) resolver.Container { r
 
 // LayerMounted implements session.Containers.
 func (c *Containers) LayerMounted(of *resolver.Container) bool {
+	if c.OnLayerMounted != nil {
+		return c.OnLayerMounted()
+	}
 	return of.OverlayDevice != 0 || of.Plain && of.Running()
 }
 

@@ -49,6 +49,8 @@ type Kernel struct {
 	OnTracked func(inode uint64)
 	// OnSettle, if set, is called after each Settle.
 	OnSettle func(inode uint64)
+	// Torn makes the next Collect bring names, and leave counts to the one after it.
+	Torn bool
 	// Untracked are the files that were given up.
 	Untracked []event.FileID
 
@@ -149,11 +151,19 @@ func (k *Kernel) Layers() int {
 }
 
 // SetMounted implements session.Kernel.
-func (k *Kernel) SetMounted(id event.LayerID, mounted bool) error {
+func (k *Kernel) SetMounted(id event.LayerID, ask func() bool) (bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.layers[id].mounted = mounted
-	return nil
+	for {
+		before := k.layers[id].mounted
+		k.mu.Unlock()
+		mounted := ask()
+		k.mu.Lock()
+		if k.layers[id].mounted == before {
+			k.layers[id].mounted = mounted
+			return mounted, nil
+		}
+	}
 }
 
 // Mounted tells whether all layers are.
@@ -301,6 +311,11 @@ func (k *Kernel) Collect() (*event.Batch, error) {
 	k.collects++
 	b := k.pending
 	k.pending = event.Batch{}
+	if k.Torn {
+		k.Torn = false
+		k.pending.Deltas, b.Deltas = b.Deltas, nil
+		k.wake()
+	}
 	for id, l := range k.layers {
 		b.Layers = append(b.Layers, event.LayerState{Layer: id, Mounted: l.mounted})
 	}
@@ -367,6 +382,21 @@ func (k *Kernel) Look(tb testing.TB, path string) {
 		})
 	}
 	k.book(p, Writer(), sizeOf(&st), st.Blocks*512, causes)
+}
+
+// Overflow is Look where there is no room for a counter: the growth of a file that it
+// knows is counted for its layer.
+func (k *Kernel) Overflow(tb testing.TB, path string) {
+	tb.Helper()
+	st := lstat(tb, path)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.pages[st.Ino]
+	size, disk := sizeOf(&st), st.Blocks*512
+	k.pending.Overflows = append(k.pending.Overflows, event.Overflow{Layer: p.Layer, Size: size - p.Size, Disk: disk - p.Disk})
+	p.Size, p.Disk = size, disk
+	p.Events++
+	k.wake()
 }
 
 // Unlink removes the file and books that on the process; below a layer that is not
