@@ -325,11 +325,14 @@ func (r *Resolver) remember(c Container) {
 	}
 }
 
-// retire notes that a container is gone, and forgets the one that was gone for
-// longest if there are too many.
+// retire notes that a container is gone, if it was known, and forgets the one that was
+// gone for longest if there are too many.
 func (r *Resolver) retire(id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if _, known := r.containers[id]; !known {
+		return
+	}
 	r.removed = append(r.removed, id)
 	if len(r.removed) <= maxRemoved {
 		return

@@ -316,6 +316,9 @@ func (w *watcher) note(ctx context.Context, e Event) {
 	case busy:
 	case e.Action == "create", e.Action == "start", e.Action == "rename":
 	case t == nil:
+		if e.Action == "destroy" {
+			w.retire(e.ID)
+		}
 		return
 	case e.Action == "destroy":
 		w.gone(t, e.Time)
@@ -445,6 +448,9 @@ func (w *watcher) handle(e Event, fresh *Container, refused error) {
 	t := w.tracked[e.ID]
 	if t == nil {
 		if t = w.discover(e, fresh, refused); t == nil {
+			if e.Action == "destroy" {
+				w.retire(e.ID)
+			}
 			return
 		}
 	}

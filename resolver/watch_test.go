@@ -593,3 +593,39 @@ func TestWatchLayerKnown(t *testing.T) {
 	s.findLayers(t.Context()) // nothing more to find
 	w.quiet()
 }
+
+// TestWatchForgetsOthers: of containers that are not watched no more are remembered after
+// their end than of others.
+func TestWatchForgetsOthers(t *testing.T) {
+	e := newFakeEngine()
+	w := newWatch(t, e, time.Hour, Selection{Refs: []string{"mine"}})
+	<-w.synced
+	until := func(n int, reached func(remembered int) bool) {
+		t.Helper()
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			w.r.mu.Lock()
+			remembered := len(w.r.containers)
+			w.r.mu.Unlock()
+			if reached(remembered) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%d containers are remembered, want %d", remembered, n)
+			}
+		}
+	}
+	const others = maxRemoved + 50
+	name := func(i int) string { return fmt.Sprintf("%064x", i+1) }
+	for i := range others {
+		e.set(func(m map[string]Details) {
+			m[name(i)] = Details{ID: name(i), Name: fmt.Sprint("other", i), State: StateCreated, Driver: "vfs"}
+		})
+		e.send(name(i), "create", time.Now())
+	}
+	until(others, func(n int) bool { return n == others })
+	for i := range others {
+		e.set(func(m map[string]Details) { delete(m, name(i)) })
+		e.send(name(i), "destroy", time.Now())
+	}
+	until(maxRemoved, func(n int) bool { return n <= maxRemoved })
+}
