@@ -32,12 +32,12 @@ func TestMissedReturns(t *testing.T) {
 		}
 	}()
 	o.scan()
-	o.sh("touch f")
+	o.sh("for i in $(seq 40); do echo > f.$i; done")
 	o.collect()
 	// They wait inside of notify_change for the file system to thaw.
 	o.sh(`fsfreeze -f /scratch
 		trap 'fsfreeze -u /scratch' EXIT
-		for i in $(seq 40); do chmod 600 f & done
+		for i in $(seq 40); do chmod 600 f.$i & done
 		for i in $(seq 1000); do
 			[ "$(cat /proc/[0-9]*/task/*/comm /dev/null 2>/dev/null | grep -c '^chmod$')" -lt 40 ] || break
 			sleep 0.01
