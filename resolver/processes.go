@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -39,7 +40,7 @@ type ProcessesConfig struct {
 
 // processes is an Engine without a runtime: what it takes for a container is a
 // root overlay and the processes on it. It stays, as exited, when they have ended,
-// since nobody tells whether anything of the layer is left.
+// until its upper directory is seen to be gone.
 //
 // Its ID is that in the path of the processes' cgroup, if there is one, so that it
 // can be found again, and a hash of its upper directory otherwise.
@@ -51,6 +52,7 @@ type processes struct {
 	given map[int]time.Time // when cfg.PIDs started
 	known map[string]Details
 	roots map[rootKey]string // IDs of roots
+	there map[string]bool    // IDs of those whose upper directory could be seen from here
 	ended bool
 }
 
@@ -69,7 +71,7 @@ func NewProcesses(cfg ProcessesConfig) (Engine, error) {
 	}
 	p := &processes{
 		cfg: cfg, proc: startTimes{clock: clock, root: cfg.ProcRoot},
-		given: make(map[int]time.Time), known: make(map[string]Details), roots: make(map[rootKey]string),
+		given: make(map[int]time.Time), known: make(map[string]Details), roots: make(map[rootKey]string), there: make(map[string]bool),
 	}
 	for _, pid := range cfg.PIDs {
 		if p.given[pid] = p.proc.of(pid); p.given[pid].IsZero() {
@@ -140,6 +142,8 @@ func (p *processes) look() {
 			d.State, d.PID = StateExited, 0
 			p.known[id] = d
 			orphaned = true
+		} else if d.PID == 0 && p.there[id] && !exists(d.DriverData["UpperDir"]) {
+			p.forget(id)
 		}
 	}
 	for pid := range p.chosen() {
@@ -241,6 +245,18 @@ func (p *processes) take(pid int, fresh bool) {
 	}
 	d.State, d.PID, d.StartedAt = StateRunning, pid, started
 	p.known[id] = d
+	p.there[id] = exists(upper)
+}
+
+func exists(name string) bool {
+	_, err := os.Lstat(name)
+	return err == nil
+}
+
+func (p *processes) forget(id string) {
+	delete(p.known, id)
+	delete(p.there, id)
+	maps.DeleteFunc(p.roots, func(_ rootKey, of string) bool { return of == id })
 }
 
 // rootKey tells a process's root; ok is false if the process is gone.

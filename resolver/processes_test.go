@@ -103,6 +103,35 @@ func TestProcessTree(t *testing.T) {
 	}
 }
 
+// TestProcessesLeave: what was a container is one no more once its layer is gone, so
+// that a host that makes many does not fill our memory.
+func TestProcessesLeave(t *testing.T) {
+	f := newProcFixture(t)
+	p, err := f.engine(ProcessesConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		upper := filepath.Join(t.TempDir(), "upper")
+		if err := os.Mkdir(upper, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		f.start(100+i, 1, t.TempDir(), upper, "/user.slice")
+		f.only(p)
+		f.end(100 + i)
+		f.only(p)
+		if err := os.Remove(upper); err != nil {
+			t.Fatal(err)
+		}
+		if listed, err := p.List(t.Context()); err != nil || len(listed) != 0 {
+			t.Fatalf("after the removal: %+v, %v", listed, err)
+		}
+	}
+	if len(p.roots)+len(p.there) != 0 {
+		t.Errorf("remembered: %v, %v", p.roots, p.there)
+	}
+}
+
 func TestProcessesOfCgroup(t *testing.T) {
 	f := newProcFixture(t)
 	write(t, filepath.Join(f.cgroup, "a/cgroup.procs"), "")
