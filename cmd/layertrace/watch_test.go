@@ -470,17 +470,35 @@ func TestFullDisk(t *testing.T) {
 		"layertrace: watch: the output cannot be written: no space left where it goes", "hint: df -h")
 }
 
+// piped makes the output a pipe, of which it returns the reader's end.
+func (w *world) piped() *os.File {
+	w.Helper()
+	r, out, err := os.Pipe()
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { _ = out.Close() })
+	w.env.stdout = out
+	return r
+}
+
+// endsSoon waits, in real time, for the end without an error.
+func (w *world) endsSoon() {
+	w.Helper()
+	select {
+	case code := <-w.code:
+		w.expect(code, exitDone)
+	case <-time.After(30 * time.Second):
+		w.Fatal("it does not end")
+	}
+}
+
 func TestReaderOfTheOutputGoes(t *testing.T) {
 	for _, busy := range []bool{false, true} {
 		t.Run(fmt.Sprintf("busy=%v", busy), func(t *testing.T) {
 			c := sessiontest.NewContainer(t, "api", nil)
 			w := newWorld(t, c)
-			r, out, err := os.Pipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer out.Close()
-			w.env.stdout = out
+			r := w.piped()
 			go func() { w.code <- w.run("watch", "api", "-i", "10ms") }()
 			line := make([]byte, 1<<16)
 			if n, err := r.Read(line); err != nil || !strings.HasPrefix(string(line[:n]), `{"type":"session"`) {
@@ -490,12 +508,7 @@ func TestReaderOfTheOutputGoes(t *testing.T) {
 				w.kernel.Lose(event.Loss{Reason: event.LossRingFull, Events: 1})
 			}
 			r.Close()
-			select {
-			case code := <-w.code:
-				w.expect(code, exitDone)
-			case <-time.After(30 * time.Second):
-				t.Fatal("it does not end")
-			}
+			w.endsSoon()
 		})
 	}
 }
@@ -504,20 +517,10 @@ func TestReaderOfTheOutputGoes(t *testing.T) {
 func TestReaderGoesWhileWaiting(t *testing.T) {
 	w := newWorld(t)
 	w.containers.Err = unreachable(syscall.ECONNREFUSED)
-	r, out, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	w.env.stdout = out
+	r := w.piped()
 	go func() { w.code <- w.run("watch", "--wait", "api", "--log-level", "error") }()
 	r.Close()
-	select {
-	case code := <-w.code:
-		w.expect(code, exitDone)
-	case <-time.After(30 * time.Second):
-		t.Fatal("it does not end")
-	}
+	w.endsSoon()
 }
 
 func TestContainerNamesAreCompleted(t *testing.T) {

@@ -123,6 +123,9 @@ type Diff struct {
 	Nameless bool
 }
 
+// Whole reports whether the difference is the layer's, not a file's.
+func (d *Diff) Whole() bool { return d.File.Inode == 0 && d.Path == "" }
+
 // Aggregator adds up what happens to a set of layers. Its methods must not be
 // called concurrently. Records and strings that it returns are never changed
 // later and may be kept; the Causes slices of growth records are shared and must

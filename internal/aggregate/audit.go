@@ -110,7 +110,7 @@ func (l *layer) loose() sums {
 		}
 	})
 	for _, g := range l.graveyard {
-		if n := l.tree.at(g.id); g.batch >= l.batches && n.is(flagGone) {
+		if n := l.tree.at(g.id); g.open(l) && n.is(flagGone) {
 			whole.add(-n.size, -n.disk)
 		}
 	}
@@ -144,7 +144,7 @@ func (a *Aggregator) Booked(id event.LayerID, f event.FileID) Booked {
 	if b.Named {
 		b.Path = newPaths(&l.tree).of(at).text
 	}
-	b.Ending = n.is(flagGone) && slices.ContainsFunc(l.graveyard, func(g grave) bool { return g.id == at && g.batch >= l.batches })
+	b.Ending = n.is(flagGone) && slices.ContainsFunc(l.graveyard, func(g grave) bool { return g.id == at && g.open(l) })
 	return b
 }
 
@@ -164,7 +164,7 @@ func (a *Aggregator) Reconcile(id event.LayerID, diffs []Diff) {
 	}
 	for i := range diffs {
 		d := &diffs[i]
-		if d.File.Inode == 0 && d.Path == "" {
+		if d.Whole() {
 			if whole := l.loose(); whole != (sums{}) {
 				l.audit(0, "", -whole.size, -whole.disk)
 			}

@@ -141,6 +141,9 @@ type grave struct {
 	batch uint64
 }
 
+// open reports whether the last Deltas may be yet to come.
+func (g *grave) open(l *layer) bool { return g.batch >= l.batches }
+
 func newLayer(id event.LayerID, c record.Container) *layer {
 	return &layer{
 		id: id, meta: c, mounted: true,
@@ -285,7 +288,7 @@ func (l *layer) clearInterval() {
 	l.covered = reuse(l.covered)
 	clear(l.coveredAt)
 	l.graveyard = slices.DeleteFunc(l.graveyard, func(g grave) bool {
-		if g.batch >= l.batches || !l.seeded { // the scan may still tell its name
+		if g.open(l) || !l.seeded { // the scan may still tell its name
 			return false
 		}
 		if n := l.tree.at(g.id); n.is(flagGone) {

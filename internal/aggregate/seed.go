@@ -150,7 +150,7 @@ func (l *layer) seedDone() {
 		}
 	})
 	for _, g := range l.graveyard {
-		if n := l.tree.at(g.id); !n.born() && g.batch < l.batches {
+		if n := l.tree.at(g.id); !n.born() && !g.open(l) {
 			l.rebase(n, 0, 0)
 		}
 	}

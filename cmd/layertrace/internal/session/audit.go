@@ -178,8 +178,8 @@ func doubts(found []aggregate.Found, diffs []aggregate.Diff) []doubt {
 	list := make([]doubt, 0, len(diffs))
 	at := make(map[uint64]int, len(diffs))
 	for _, d := range diffs {
-		if d.File.Inode == 0 && d.Path == "" {
-			continue // the layer's
+		if d.Whole() {
+			continue
 		}
 		i := len(list)
 		list = append(list, doubt{diff: d})

@@ -134,40 +134,48 @@ func TestMountedWhileAsked(t *testing.T) {
 	})
 }
 
-// TestLateContainerWithItsImage: a late container is none whose layer has its image in
-// it: that did not grow.
-func TestLateContainerWithItsImage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := run(t, all)
-		w.sleep(time.Second)
-		c := sessiontest.NewContainer(t, "late", map[string]int{"bin/sh": 1000})
-		c.Plain, c.Driver, c.CreatedAt = true, "vfs", time.Now().Add(-time.Millisecond)
-		w.containers.Send(resolver.Found, c)
-		w.sleep(0)
-		w.finish()
-		if l := w.lastLayer(); l.BaselineSize != 1000 || l.UnattributedSize != 0 {
-			t.Errorf("layer record: %+v", l)
-		}
-	})
-}
-
-// TestLateAndOver: what a container did that has ended before it was looked at is
-// growth, too.
-func TestLateAndOver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := run(t, all)
-		w.sleep(time.Second)
-		c := sessiontest.NewContainer(t, "late", map[string]int{"out": 1000})
-		c.CreatedAt, c.InitPID, c.OverlayDevice = time.Now().Add(-300*time.Millisecond), 0, 0
-		for _, kind := range []resolver.ChangeKind{resolver.Found, resolver.Started, resolver.Stopped} {
-			w.containers.Send(kind, c)
-		}
-		w.sleep(0)
-		w.finish()
-		if l := w.lastLayer(); l.BaselineSize != 0 || l.UnattributedSize != 1000 {
-			t.Errorf("layer record: %+v", l)
-		}
-	})
+// TestLateOrNot: what a container did that has ended before it was looked at is growth,
+// too. But a layer that has its image in it did not grow by that.
+func TestLateOrNot(t *testing.T) {
+	tests := []struct {
+		name                   string
+		age                    time.Duration
+		is                     func(*resolver.Container)
+		kinds                  []resolver.ChangeKind
+		baseline, unattributed int64
+	}{
+		{
+			name: "over", age: 300 * time.Millisecond,
+			is:           func(c *resolver.Container) { c.InitPID, c.OverlayDevice = 0, 0 },
+			kinds:        []resolver.ChangeKind{resolver.Found, resolver.Started, resolver.Stopped},
+			unattributed: 1000,
+		},
+		{
+			name: "with its image", age: time.Millisecond,
+			is:       func(c *resolver.Container) { c.Plain, c.Driver = true, "vfs" },
+			kinds:    []resolver.ChangeKind{resolver.Found},
+			baseline: 1000,
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := run(t, all)
+				w.sleep(time.Second)
+				c := sessiontest.NewContainer(t, "late", map[string]int{"bin/sh": 1000})
+				c.CreatedAt = time.Now().Add(-test.age)
+				test.is(&c)
+				for _, kind := range test.kinds {
+					w.containers.Send(kind, c)
+				}
+				w.sleep(0)
+				w.finish()
+				if l := w.lastLayer(); l.BaselineSize != test.baseline || l.UnattributedSize != test.unattributed {
+					t.Errorf("layer record: %+v", l)
+				}
+			})
+		})
+	}
 }
 
 // TestLayerKnownDuringAnAudit: a container is watched at once, too, if its layer is
@@ -176,9 +184,7 @@ func TestLayerKnownDuringAnAudit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := sessiontest.NewContainer(t, "api", map[string]int{"a": 10})
 		w := run(t, all, c)
-		sessiontest.Write(t, filepath.Join(c.UpperDir, "unseen"), 100) // is looked at twice
-		w.containers.Send(resolver.Stopped, c)
-		time.Sleep(confirmAfter / 2)
+		w.stopWithADifference(c)
 		next := sessiontest.NewContainer(t, "next", nil)
 		created := next
 		created.LayerErr, created.InitPID = errors.New("not mounted"), 0
@@ -200,9 +206,7 @@ func TestIDUsedAgainDuringAnAudit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := sessiontest.NewContainer(t, "test", map[string]int{"a": 10})
 		w := run(t, all, c)
-		sessiontest.Write(t, filepath.Join(c.UpperDir, "unseen"), 100) // is looked at twice
-		w.containers.Send(resolver.Stopped, c)
-		time.Sleep(confirmAfter / 2)
+		w.stopWithADifference(c)
 		next := sessiontest.NewContainer(t, "test", nil)
 		w.containers.Send(resolver.Removed, c)
 		w.containers.Send(resolver.Found, next)

@@ -140,6 +140,15 @@ func (w *world) write(c resolver.Container, path string, size int) {
 	w.kernel.Look(w, full)
 }
 
+// stopWithADifference stops the container, and returns in the midst of the audit that
+// this brings about.
+func (w *world) stopWithADifference(c resolver.Container) {
+	w.Helper()
+	sessiontest.Write(w, filepath.Join(c.UpperDir, "unseen"), 100) // is looked at twice
+	w.containers.Send(resolver.Stopped, c)
+	time.Sleep(confirmAfter / 2)
+}
+
 // end waits for the session's end.
 func (w *world) end() error {
 	w.Helper()

@@ -32,8 +32,8 @@ type watched struct {
 	former   []resolver.Mount
 
 	started bool // it was, while it was watched
-	// late says that it was created and started during the run, and may have
-	// written to its layer before that was watched.
+	// late says that it was created during the run: what is in its layer by the time
+	// that is watched was written in between.
 	late   bool
 	unseen bool // its layer was gone before it could be watched
 

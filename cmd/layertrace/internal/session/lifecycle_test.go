@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -297,9 +296,7 @@ func TestFoundDuringAnAudit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := sessiontest.NewContainer(t, "api", map[string]int{"a": 10})
 		w := run(t, all, c)
-		sessiontest.Write(t, filepath.Join(c.UpperDir, "unseen"), 100) // is looked at twice
-		w.containers.Send(resolver.Stopped, c)
-		time.Sleep(confirmAfter / 2)
+		w.stopWithADifference(c)
 		next := sessiontest.NewContainer(t, "next", nil)
 		w.containers.Send(resolver.Found, next)
 		w.containers.Send(resolver.Renamed, next)
