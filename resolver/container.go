@@ -28,7 +28,7 @@ type Container struct {
 	State   State
 
 	InitPID   uint32    // in the initial pid namespace; 0 if it does not run
-	CreatedAt time.Time // zero if not known
+	CreatedAt time.Time // as in Details
 	StartedAt time.Time // of the last start; zero if it never ran
 	// CgroupID is the inode number of the cgroup directory that was made for the
 	// container, in the hierarchy of Resolver.CgroupController; 0 if it does not run.

@@ -177,7 +177,12 @@ func (c *containerd) Inspect(ctx context.Context, id string) (Details, error) {
 	case status.Code(err) != codes.NotFound:
 		return Details{}, c.wrap("inspecting the task of container "+id, err)
 	}
-	return c.details(id, got.Container, process), nil
+	d := c.details(id, got.Container, process)
+	// A container may be made over a layer that is older than itself.
+	if d.CreatedAt, err = c.snapshotTime(within, d.Driver, d.DriverData[snapshotKey]); err != nil {
+		return Details{}, err
+	}
+	return d, nil
 }
 
 // details puts together what containerd says of a container and its task, which

@@ -46,6 +46,9 @@ type fakeContainerd struct {
 	calls []string
 }
 
+// snapshotMade is when all its snapshots were made.
+var snapshotMade = time.Unix(1_700_000_000, 5).UTC()
+
 func namespaceOf(ctx context.Context) string {
 	md, _ := metadata.FromIncomingContext(ctx)
 	return strings.Join(md.Get("containerd-namespace"), "")
@@ -127,6 +130,13 @@ func (f fakeSnapshots) Mounts(ctx context.Context, r *snapshotsapi.MountsRequest
 		return nil, status.Error(codes.NotFound, "not found")
 	}
 	return &snapshotsapi.MountsResponse{Mounts: mounts}, nil
+}
+
+func (f fakeSnapshots) Stat(ctx context.Context, r *snapshotsapi.StatSnapshotRequest) (*snapshotsapi.StatSnapshotResponse, error) {
+	if f.mounts[namespaceOf(ctx)+"/"+r.Snapshotter+"/"+r.Key] == nil {
+		return nil, status.Error(codes.NotFound, "not found")
+	}
+	return &snapshotsapi.StatSnapshotResponse{Info: &snapshotsapi.Info{CreatedAt: timestamppb.New(snapshotMade)}}, nil
 }
 
 func (f fakeEvents) Subscribe(_ *eventsapi.SubscribeRequest, stream eventsapi.Events_SubscribeServer) error {
@@ -225,7 +235,7 @@ func TestContainerd(t *testing.T) {
 		t.Errorf("listed %+v, %v\nwant %+v", listed, err, want)
 	}
 	box, err := e.Inspect(ctx, "default/box")
-	if err != nil || box.PID != 0 || box.State != StateExited {
+	if err != nil || box.PID != 0 || box.State != StateExited || !box.CreatedAt.Equal(snapshotMade) {
 		t.Errorf("%+v, %v", box, err)
 	}
 	if dir, err := e.(layerFinder).UpperDir(ctx, box); dir != "/s/1/fs" || err != nil {

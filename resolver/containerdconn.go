@@ -69,6 +69,25 @@ func (c *containerdConn) snapshotDir(ctx context.Context, namespace, snapshotter
 	return "", c.wrap("asking for the mounts of snapshot "+key, err)
 }
 
+// snapshotTime returns when a snapshot was made, and no time if there is none. ctx
+// addresses its namespace.
+func (c *containerdConn) snapshotTime(ctx context.Context, snapshotter, key string) (time.Time, error) {
+	if key == "" {
+		return time.Time{}, nil
+	}
+	answer, err := snapshotsapi.NewSnapshotsClient(c.conn).Stat(ctx, &snapshotsapi.StatSnapshotRequest{Snapshotter: snapshotter, Key: key})
+	switch status.Code(err) {
+	case codes.OK:
+		if made := answer.GetInfo().GetCreatedAt(); made.IsValid() {
+			return made.AsTime(), nil
+		}
+		return time.Time{}, nil
+	case codes.NotFound, codes.InvalidArgument, codes.FailedPrecondition, codes.Unimplemented:
+		return time.Time{}, nil
+	}
+	return time.Time{}, c.wrap("asking for snapshot "+key, err)
+}
+
 func writableDir(mounts []*types.Mount) string {
 	for _, m := range mounts {
 		switch m.GetType() {

@@ -71,7 +71,7 @@ type Details struct {
 	Runtime    string // a Runtime… word
 	State      State
 	PID        int       // of the init process; 0 if it does not run
-	CreatedAt  time.Time // zero if not known
+	CreatedAt  time.Time // of its layer, where the runtime tells the two apart; zero if not known
 	StartedAt  time.Time // zero if it never ran
 	Driver     string
 	DriverData map[string]string // nil if the driver tells nothing

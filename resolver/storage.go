@@ -129,9 +129,11 @@ type storedContainer struct {
 	Layer    string   `json:"layer"`
 	Image    string   `json:"image"`
 	Metadata string   `json:"metadata"` // JSON too
-	store    Store
-	driver   string
-	fuse     bool // its overlay is made by a process
+	// Created is a text here lest one that is no time hides the containers beside it.
+	Created string `json:"created"`
+	store   Store
+	driver  string
+	fuse    bool // its overlay is made by a process
 }
 
 // storedMetadata is what podman and CRI-O put there.
@@ -365,6 +367,7 @@ func (s *storage) Inspect(_ context.Context, id string) (Details, error) {
 	if metadata.Pod != "" {
 		d.Runtime = RuntimeCRIO
 	}
+	d.CreatedAt, _ = time.Parse(time.RFC3339Nano, c.Created)
 	d.PID, d.StartedAt = s.process(c)
 	d.Name, d.State = s.name(c, d.PID), s.state(c, d.PID)
 	var upper string

@@ -54,9 +54,9 @@ func storeFixture(t *testing.T) (Engine, Store) {
 		{"id":%q,"names":["web"],"image":"1","layer":%q,"metadata":"{\"image-name\":\"docker.io/library/nginx:1\",\"name\":\"web\"}"},
 		{"id":%q,"names":["k8s_db_db-0_shop_u_0"],"layer":%q,"metadata":"{\"pod-name\":\"db-0\",\"image-name\":\"pg:1\"}"},
 		{"id":"../../etc","layer":"x"},{"id":%q,"layer":"../../../etc"}]`, id("a"), id("1"), id("b"), id("2"), id("3")))
-	write(t, filepath.Join(store.Graph, "overlay-containers/volatile-containers.json"), fmt.Sprintf(`[{"id":%q,"names":["once"],"layer":%q}]`, id("c"), id("4")))
+	write(t, filepath.Join(store.Graph, "overlay-containers/volatile-containers.json"), fmt.Sprintf(`[{"id":%q,"names":["once"],"layer":%q,"created":"2026-01-02T03:04:05.000000006Z"}]`, id("c"), id("4")))
 	write(t, filepath.Join(store.Run, "overlay-containers/volatile-containers.json"), `{"garbage":`)
-	write(t, filepath.Join(store.Graph, "vfs-containers/containers.json"), fmt.Sprintf(`[{"id":%q,"names":["copies"],"layer":%q}]`, id("d"), id("5")))
+	write(t, filepath.Join(store.Graph, "vfs-containers/containers.json"), fmt.Sprintf(`[{"id":%q,"names":["copies"],"layer":%q,"created":"yesterday"}]`, id("d"), id("5")))
 	write(t, filepath.Join(store.Graph, "overlay-containers", id("b"), "userdata/config.json"),
 		`{"annotations":{"io.kubernetes.pod.name":"db-0","io.kubernetes.pod.namespace":"shop","io.kubernetes.container.name":"db"}}`)
 	// With --rootfs there is nothing but this.
@@ -101,7 +101,11 @@ func TestStorage(t *testing.T) {
 		rootfs.DriverData != nil || !reflect.DeepEqual(rootfs.Mounts, wantMounts) {
 		t.Errorf("%+v, %v", rootfs, err)
 	}
-	if copies, err := e.Inspect(t.Context(), id("d")); err != nil || copies.Driver != "vfs" || copies.DriverData != nil {
+	once, err := e.Inspect(t.Context(), id("c"))
+	if made := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC); err != nil || !once.CreatedAt.Equal(made) {
+		t.Errorf("%+v, %v", once, err)
+	}
+	if copies, err := e.Inspect(t.Context(), id("d")); err != nil || copies.Driver != "vfs" || copies.DriverData != nil || !copies.CreatedAt.IsZero() {
 		t.Errorf("%+v, %v", copies, err)
 	}
 	// The mark of a store that fuse-overlayfs mounts.
