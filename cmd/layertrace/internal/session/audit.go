@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,11 +33,17 @@ func (s *Session) audit(ctx context.Context, w *watched) error {
 	if !w.seeded {
 		return nil
 	}
+	s.audited, s.torn = w, false
+	defer func() { s.audited = nil }()
 	diffs, err := s.compare(ctx, w)
 	switch {
 	case err == nil:
+	case s.broke != nil:
+		return s.broke
 	case ofOutput(err), ctx.Err() != nil:
 		return err
+	case errors.Is(err, context.Canceled):
+		return nil // the session ends, with an audit of all layers
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errTeardown):
 		return nil
 	default:
@@ -57,14 +64,14 @@ func (s *Session) compare(ctx context.Context, w *watched) ([]aggregate.Diff, er
 		return nil, err
 	}
 	var found []aggregate.Found
-	err = s.meanwhile(ctx, func() (err error) {
+	err = s.meanwhile(ctx, func(ctx context.Context) (err error) {
 		found, err = readLayer(ctx, w.upper.path)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := s.collectUnlessTorn(w); err != nil {
+	if err := s.collectUnlessTorn(); err != nil {
 		return nil, err
 	}
 	root, err := openRoot(w.upper)
@@ -79,7 +86,7 @@ func (s *Session) compare(ctx context.Context, w *watched) ([]aggregate.Diff, er
 	}
 	// A write may have been caught halfway: its size is on the disk, the hook at
 	// its end has yet to run. It does not stay there.
-	err = s.meanwhile(ctx, func() error {
+	err = s.meanwhile(ctx, func(ctx context.Context) error {
 		select {
 		case <-s.cfg.Clock.After(confirmAfter):
 			return nil
@@ -90,7 +97,7 @@ func (s *Session) compare(ctx context.Context, w *watched) ([]aggregate.Diff, er
 	if err != nil {
 		return nil, err
 	}
-	if err := s.collectUnlessTorn(w); err != nil {
+	if err := s.collectUnlessTorn(); err != nil {
 		return nil, err
 	}
 	return s.verify(ctx, w, root, open, true)
@@ -100,14 +107,14 @@ func (s *Session) compare(ctx context.Context, w *watched) ([]aggregate.Diff, er
 // all files when nothing is wrong, as should be always, and nobody is writing.
 func (s *Session) totalsMatch(ctx context.Context, w *watched) (bool, error) {
 	var disk layer.Totals
-	err := s.meanwhile(ctx, func() (err error) {
+	err := s.meanwhile(ctx, func(ctx context.Context) (err error) {
 		disk, err = layer.Measure(ctx, w.upper.path)
 		return err
 	})
 	if err != nil {
 		return false, err
 	}
-	if err := s.collectUnlessTorn(w); err != nil {
+	if err := s.collectUnlessTorn(); err != nil {
 		return false, err
 	}
 	books, ok := s.agg.LayerTotals(w.layer)
@@ -117,20 +124,23 @@ func (s *Session) totalsMatch(ctx context.Context, w *watched) (bool, error) {
 // collectUnlessTorn collects what happened during a walk. If files were freed
 // although no overlay uses the layer, then the runtime is removing it, and what was
 // walked is neither the layer as it was nor one that will last.
-func (s *Session) collectUnlessTorn(w *watched) error {
-	batch, err := s.collectBatch()
-	if err != nil {
+func (s *Session) collectUnlessTorn() error {
+	if err := s.collect(); err != nil {
 		return err
 	}
-	if w.mounted {
-		return nil
-	}
-	for i := range batch.Files {
-		if e := &batch.Files[i]; e.Layer == w.layer && e.Op == event.FileGone {
-			return errTeardown
-		}
+	if s.torn {
+		return errTeardown
 	}
 	return nil
+}
+
+// noteTorn keeps whether the layer that is being audited is being deleted.
+func (s *Session) noteTorn(b *event.Batch) {
+	if w := s.audited; w != nil && !w.mounted {
+		s.torn = s.torn || slices.ContainsFunc(b.Files, func(e event.FileEvent) bool {
+			return e.Layer == w.layer && e.Op == event.FileGone
+		})
+	}
 }
 
 // readLayer lists what is in the layer.
@@ -213,7 +223,7 @@ func (s *Session) verify(ctx context.Context, w *watched, root upperDir, open []
 				return nil, err
 			}
 		}
-		if err := s.collectUnlessTorn(w); err != nil {
+		if err := s.collectUnlessTorn(); err != nil {
 			return nil, err
 		}
 		var restless []doubt

@@ -107,26 +107,51 @@ func (s *Session) handle(ctx context.Context, c change) error {
 }
 
 // meanwhile runs f, which takes long and does not touch the session, in a goroutine.
-// Containers that turn up are watched at once: they may begin to write before f is
-// done. What changes of those that are watched has to wait, and what comes after that.
-func (s *Session) meanwhile(ctx context.Context, f func() error) error {
-	done := make(chan error, 1)
-	s.spawn(func() { done <- f() })
-	changes := s.changes
+// Intervals end as ever, and containers that turn up are watched at once: they may
+// begin to write before f is done. What changes of those that are watched has to wait,
+// and what comes after that. If the session is asked to end, or something else fails,
+// f's context ends: what f is for is then done at the end, or not at all. While the
+// session ends, f alone is waited for.
+func (s *Session) meanwhile(ctx context.Context, f func(context.Context) error) error {
 	if s.ending {
-		changes = nil
+		return f(ctx)
 	}
-	var failed error
+	if s.asked != "" {
+		return context.Canceled
+	}
+	inner, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	s.spawn(func() { done <- f(inner) })
+	if s.resting {
+		s.stir()
+	}
+	tick := s.nextTick()
 	for {
 		select {
 		case err := <-done:
-			return errors.Join(failed, err)
-		case c := <-changes:
-			if failed != nil || !s.mayGoFirst(c) {
+			return err
+		case s.asked = <-s.stop:
+			cancel()
+			return <-done
+		case <-s.over:
+			s.asked = record.EndedDuration
+			cancel()
+			return <-done
+		case <-tick:
+			s.broke = s.tick()
+			tick = s.nextTick()
+		case c := <-s.changes:
+			if !s.mayGoFirst(c) {
 				s.later = append(s.later, c)
 				continue
 			}
-			failed = s.handle(ctx, c)
+			s.broke = s.handle(ctx, c)
+		}
+		if s.broke != nil {
+			cancel()
+			<-done
+			return s.broke
 		}
 	}
 }

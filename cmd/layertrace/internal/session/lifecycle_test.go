@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -305,13 +307,107 @@ func TestFoundDuringAnAudit(t *testing.T) {
 			t.Fatalf("%d layers are watched during the audit", n)
 		}
 		w.sleep(confirmAfter)
-		want := []string{"session", "found", "found", "growth", "layer", "stopped"}
+		want := []string{"session", "found", "found", "layer", "growth", "layer", "stopped"}
 		if got := w.out.types(); !slices.Equal(got[:min(len(got), len(want))], want) {
 			t.Errorf("records: %v, want %v", got, want)
 		}
 		w.write(next, "b", 100)
 		w.finish()
 		w.equalsDisk(next)
+	})
+}
+
+// While a layer is audited, what others write is told at the end of the interval.
+func TestIntervalEndsDuringAnAudit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, other := sessiontest.NewContainer(t, "job", map[string]int{"a": 10}), sessiontest.NewContainer(t, "api", nil)
+		w := run(t, func(cfg *Config, _ *world) { cfg.Interval = confirmAfter / 10 }, c, other)
+		w.sleep(3 * confirmAfter) // nothing is written: the session rests
+		w.stopWithADifference(c)
+		w.write(other, "b", 100)
+		w.sleep(2 * w.session.cfg.Interval)
+		growths := of[*record.Growth](w.out)
+		if len(growths) != 1 || growths[0].Container.Name != "api" || slices.Contains(w.out.types(), "stopped") {
+			t.Errorf("records during the audit: %v", w.out.types())
+		}
+		w.sleep(confirmAfter)
+		if u := w.unattributed(); len(u) != 1 || u[0].SizeGrowth != 100 || !slices.Contains(w.out.types(), "stopped") {
+			t.Errorf("records after the audit: %v, unattributed %v", w.out.types(), u)
+		}
+		w.finish()
+		w.equalsDisk(c)
+	})
+}
+
+// A layer that is deleted while it is audited is noticed, though the news comes with
+// the end of an interval.
+func TestRemovalDuringAnAudit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := sessiontest.NewContainer(t, "job", map[string]int{"a": 1000, "b": 2000})
+		w := run(t, func(cfg *Config, _ *world) { cfg.Interval = confirmAfter / 10 }, c)
+		w.kernel.MountAll(false)
+		w.stopWithADifference(c)
+		w.kernel.Unlink(w, sessiontest.Daemon(), filepath.Join(c.UpperDir, "a"))
+		w.sleep(confirmAfter)
+		if u := w.unattributed(); len(u) != 0 || !slices.Contains(w.out.types(), "stopped") {
+			t.Errorf("records: %v, unattributed %+v", w.out.types(), u)
+		}
+		w.finish()
+	})
+}
+
+// Who ends the run in the midst of an audit does not wait for it, and nothing is lost.
+func TestEndDuringAnAudit(t *testing.T) {
+	for _, reason := range []string{record.EndedSignal, record.EndedDuration, record.EndedOutputClosed} {
+		synctest.Test(t, func(t *testing.T) {
+			c, other := sessiontest.NewContainer(t, "job", map[string]int{"a": 10}), sessiontest.NewContainer(t, "api", nil)
+			w := run(t, func(cfg *Config, _ *world) {
+				if reason == record.EndedDuration {
+					cfg.Duration = confirmAfter * 3 / 4
+				}
+			}, c, other)
+			w.stopWithADifference(c)
+			w.containers.Send(resolver.Stopped, other)
+			synctest.Wait()
+			if reason != record.EndedDuration {
+				w.stop <- reason
+			}
+			since := time.Now()
+			if err := w.end(); err != nil {
+				t.Fatalf("Run: %v", err)
+			}
+			if reason == record.EndedOutputClosed {
+				if took := time.Since(since); took != 0 {
+					t.Errorf("%s: the end took %s", reason, took)
+				}
+				return
+			}
+			w.wellFormed()
+			w.equalsDisk(c)
+			if u := w.unattributed(); len(u) != 1 || u[0].SizeGrowth != 100 {
+				t.Errorf("%s: unattributed %+v", reason, u)
+			}
+			if summary := of[*record.Summary](w.out); len(summary) != 1 || summary[0].Ended != reason {
+				t.Errorf("%s: %+v", reason, summary)
+			}
+			stops := slices.DeleteFunc(w.out.types(), func(kind string) bool { return kind != "stopped" })
+			if len(stops) != 2 {
+				t.Errorf("%s: records %v", reason, w.out.types())
+			}
+		})
+	}
+}
+
+// What fails while a layer is audited ends the session.
+func TestFailureDuringAnAudit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, other := sessiontest.NewContainer(t, "job", map[string]int{"a": 10}), sessiontest.NewContainer(t, "api", nil)
+		w := run(t, nil, c, other)
+		w.stopWithADifference(c)
+		w.kernel.Fail(errors.New("broken"))
+		if err := w.end(); err == nil || !strings.Contains(err.Error(), "broken") {
+			t.Errorf("Run: %v", err)
+		}
 	})
 }
 

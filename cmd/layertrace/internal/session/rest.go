@@ -15,7 +15,7 @@ type Alarm interface {
 // rest lets the session sleep until somebody wakes it, if there is nothing to do: it
 // is asked at the end of an interval in which nothing was written.
 func (s *Session) rest() {
-	if s.busy || s.scanning > 0 || len(s.touched) > 0 {
+	if s.busy || s.scanning > 0 || s.audited != nil || len(s.touched) > 0 {
 		return
 	}
 	for _, w := range s.byLayer {

@@ -88,6 +88,8 @@ type Session struct {
 	resume   chan struct{} // it has been collected
 	roused   chan struct{} // follows active, for a loop that rests
 	failed   chan error    // a goroutine cannot go on
+	stop     <-chan string
+	over     <-chan time.Time // the duration's end; nil if there is none
 	routines sync.WaitGroup
 
 	begun     bool
@@ -111,6 +113,11 @@ type Session struct {
 	touched   map[touch]struct{}
 	rates     map[event.LayerID]rateWindow
 	exceeded  *LimitError
+
+	audited *watched // whose layer is being held against the disk
+	torn    bool     // that layer is being deleted
+	asked   string   // the reason to end that came meanwhile
+	broke   error    // what else failed meanwhile
 }
 
 // New returns a Session that has not begun. It fails for malformed patterns.
@@ -158,8 +165,9 @@ func (s *Session) Run(ctx context.Context, stop <-chan string) error {
 	defer s.routines.Wait()
 	defer cancel()
 
+	s.stop = stop
 	s.start(inner)
-	err := s.loop(inner, stop)
+	err := s.loop(inner)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -207,9 +215,8 @@ func (s *Session) awaitActivity(ctx context.Context) {
 }
 
 // loop handles one thing at a time until the session ends.
-func (s *Session) loop(ctx context.Context, stop <-chan string) error {
-	var over <-chan time.Time
-	tick := s.cfg.Clock.After(collectAtLeast)
+func (s *Session) loop(ctx context.Context) error {
+	tick := s.nextTick()
 	for {
 		if !s.begun && s.synced && s.first == 0 {
 			if err := s.begin(); err != nil {
@@ -217,7 +224,7 @@ func (s *Session) loop(ctx context.Context, stop <-chan string) error {
 			}
 			tick = s.nextTick()
 			if s.cfg.Duration > 0 {
-				over = s.cfg.Clock.After(s.cfg.Duration)
+				s.over = s.cfg.Clock.After(s.cfg.Duration)
 			}
 		}
 		if s.begun && !s.cfg.Keep && !s.anyLeft() {
@@ -232,6 +239,9 @@ func (s *Session) loop(ctx context.Context, stop <-chan string) error {
 			}
 			continue
 		}
+		if s.asked != "" {
+			return s.finish(ctx, s.asked)
+		}
 
 		var (
 			err           error
@@ -244,9 +254,9 @@ func (s *Session) loop(ctx context.Context, stop <-chan string) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case reason := <-stop:
+		case reason := <-s.stop:
 			return s.finish(ctx, reason)
-		case <-over:
+		case <-s.over:
 			return s.finish(ctx, record.EndedDuration)
 		case err = <-s.failed:
 		case c := <-s.changes:
@@ -256,19 +266,14 @@ func (s *Session) loop(ctx context.Context, stop <-chan string) error {
 		case <-roused:
 		case <-rings:
 		case <-tick:
-			if s.begun {
-				err = s.tick()
-				tick = s.nextTick()
-			} else {
-				err = s.collectIfActive()
-				tick = s.cfg.Clock.After(collectAtLeast)
-			}
+			err = s.tick()
+			tick = s.nextTick()
 		}
 
 		if err != nil {
 			return s.abandon(err)
 		}
-		if rested {
+		if rested && s.resting {
 			s.stir()
 			tick = s.nextTick()
 		}
@@ -323,7 +328,10 @@ func HookRecords(hooks []tracer.Hook) []record.Hook {
 // nextTick is when the interval ends or the kernel's tables want to be read,
 // whichever comes first; much later if nothing is going on.
 func (s *Session) nextTick() <-chan time.Time {
-	if s.resting {
+	switch {
+	case !s.begun:
+		return s.cfg.Clock.After(collectAtLeast)
+	case s.resting:
 		return s.cfg.Clock.After(restLook)
 	}
 	wait := s.nextFlush.Sub(s.cfg.Clock.Now())
@@ -332,7 +340,7 @@ func (s *Session) nextTick() <-chan time.Time {
 
 // tick collects, and if the interval is over writes it.
 func (s *Session) tick() error {
-	if err := s.collectIfActive(); err != nil {
+	if err := s.collectIfActive(); err != nil || !s.begun {
 		return err
 	}
 	now := s.cfg.Clock.Now()
@@ -375,14 +383,9 @@ func (s *Session) collectIfActive() error {
 
 // collect books everything that was counted so far.
 func (s *Session) collect() error {
-	_, err := s.collectBatch()
-	return err
-}
-
-func (s *Session) collectBatch() (*event.Batch, error) {
 	batch, err := s.cfg.Kernel.Collect()
 	if err != nil {
-		return nil, fmt.Errorf("reading the kernel's counters: %w", err)
+		return fmt.Errorf("reading the kernel's counters: %w", err)
 	}
 	now := s.cfg.Clock.Now()
 	s.ids.collected()
@@ -396,7 +399,8 @@ func (s *Session) collectBatch() (*event.Batch, error) {
 	s.agg.Apply(batch)
 	s.noteTouched(batch)
 	s.noteMounted(batch)
-	return batch, s.emit(s.agg.Losses(now)...)
+	s.noteTorn(batch)
+	return s.emit(s.agg.Losses(now)...)
 }
 
 // emit hands records to the output, or holds them back until the session record
