@@ -384,6 +384,9 @@ type inode struct {
 	mode       uint32
 	paths      []string // as in the container
 	whiteout   bool
+	// born tells it from others that have had its number; zero where the file system
+	// does not keep it, which is tmpfs, whose numbers do not come again.
+	born unix.StatxTimestamp
 }
 
 // layerWalk is a layer on disk at one moment.
@@ -405,19 +408,19 @@ func walkLayer(t *testing.T, upper string) *layerWalk {
 	if err := unix.Fstat(fd, &st); err != nil {
 		t.Fatal(err)
 	}
-	w.add(&st, "/")
+	w.add(&st, unix.StatxTimestamp{}, "/")
 	if err := w.directory(fd, ""); err != nil {
 		t.Fatalf("walking the layer %s: %v", upper, err)
 	}
 	return w
 }
 
-func (w *layerWalk) add(st *unix.Stat_t, path string) {
+func (w *layerWalk) add(st *unix.Stat_t, born unix.StatxTimestamp, path string) {
 	if known := w.inodes[st.Ino]; known != nil {
 		known.paths = append(known.paths, path)
 		return
 	}
-	n := &inode{size: st.Size, disk: st.Blocks * 512, mode: st.Mode, paths: []string{path}}
+	n := &inode{size: st.Size, disk: st.Blocks * 512, mode: st.Mode, paths: []string{path}, born: born}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		n.size = 0
 	}
@@ -441,7 +444,11 @@ func (w *layerWalk) directory(fd int, path string) error {
 		if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return fmt.Errorf("%s/%s: %w", path, name, err)
 		}
-		w.add(&st, path+"/"+name)
+		var more unix.Statx_t
+		if err := unix.Statx(fd, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BTIME, &more); err != nil {
+			return fmt.Errorf("%s/%s: %w", path, name, err)
+		}
+		w.add(&st, more.Btime, path+"/"+name)
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 			sub, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 			if err != nil {

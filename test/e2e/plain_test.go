@@ -217,7 +217,7 @@ func TestPlainWays(t *testing.T) {
 			s.until(seenLimit, "the process is charged with what it did", func(v *view) error { return w.check(v, b, ext4) })
 		})
 	}
-	st := &stage{session: s, b: b, ext4: ext4}
+	st := &stage{session: s, b: b, ext4: ext4, exact: b.exactDisk(t)}
 	plays := map[string]func(*testing.T, *stage){
 		"deleted-open": deletedOpen, "race-truncating": raceTruncating, "race-renaming": raceRenaming,
 	}

@@ -46,7 +46,7 @@ func TestPrograms(t *testing.T) {
 	}
 	b.run(t, "prep", fields(roots)...)
 	b.before = walkLayer(t, b.upper)
-	st := &stage{session: watch(t, b.name), b: b, ext4: b.upperIsExt4(t)}
+	st := &stage{session: watch(t, b.name), b: b, ext4: b.upperIsExt4(t), exact: b.exactDisk(t)}
 	for _, p := range programs {
 		t.Run(p.name, func(t *testing.T) {
 			defer st.in(t)()
@@ -80,20 +80,20 @@ func (st *stage) checkRoots(v *view, now *layerWalk, roots, by []string) error {
 	}
 	mine := func(g *growth) bool { return st.b.of(g) && below(g.path()) }
 	got := v.sum(mine)
-	if got.size != want.size || st.ext4 && got.disk != want.disk {
+	if got.size != want.size || st.exact && got.disk != want.disk {
 		return fmt.Errorf("size %d, disk %d; want %d and %d:\n%s", got.size, got.disk, want.size, want.disk, v.linesOf(mine))
 	}
 	names := map[string]bool{}
 	for i := range v.growth {
 		g := &v.growth[i]
-		if mine(g) && (g.SizeGrowth != 0 || g.WrittenBytes != 0 || st.ext4 && g.DiskGrowth != 0) {
+		if mine(g) && (g.SizeGrowth != 0 || g.WrittenBytes != 0 || st.exact && g.DiskGrowth != 0) {
 			names[g.process()] = true
 		}
 	}
 	seen := slices.Sorted(maps.Keys(names))
 	others := slices.ContainsFunc(seen, func(name string) bool { return !slices.Contains(by, name) })
 	// Who made a directory only is charged with disk.
-	if others || st.ext4 && len(seen) != len(by) {
+	if others || st.exact && len(seen) != len(by) {
 		return fmt.Errorf("charged are %q, want %q:\n%s", seen, by, v.linesOf(mine))
 	}
 	return nil

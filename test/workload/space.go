@@ -35,6 +35,9 @@ var fallocateModes = map[string]uint32{
 
 func fallocateOp(a *opArgs, _ *proto.Result) error {
 	name := a.text("kind", "")
+	if name == "fill" {
+		return fillUp(a.path("path"))
+	}
 	mode, ok := fallocateModes[name]
 	if !ok {
 		return fmt.Errorf("unknown kind %q", name)
@@ -45,4 +48,28 @@ func fallocateOp(a *opArgs, _ *proto.Result) error {
 	}
 	defer f.Close()
 	return unix.Fallocate(int(f.Fd()), mode, a.number("offset", 0), a.number("size", 0))
+}
+
+// fillUp gives a file all the space that there is, in ever smaller pieces, because some
+// file systems give a piece wholly or not at all. It ends with ENOSPC.
+func fillUp(path string) error {
+	f, err := open(path, unix.O_WRONLY|unix.O_CREAT, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for piece := int64(1) << 40; ; {
+		var is unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &is); err != nil {
+			return err
+		}
+		err := unix.Fallocate(int(f.Fd()), 0, is.Size, piece)
+		switch {
+		case err == nil:
+		case err != unix.ENOSPC || piece == 4096:
+			return err
+		default:
+			piece /= 2
+		}
+	}
 }
