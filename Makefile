@@ -138,12 +138,13 @@ test-driver-%: build test-programs guest-programs
 
 .PHONY: test-matrix
 test-matrix: build test-programs guest-programs ## run those that depend on it everywhere, for docs/exactness.md (some hours)
-	@mkdir -p bin/results/matrix; status=0; \
+	@rm -rf bin/results/matrix; status=0; \
 	$(MAKE) --no-print-directory -k test-daemon test-cgroups test-drivers test-docker test-podman test-rootless || status=1; \
 	printf '%s\n' $(MATRIX) | xargs -P "$$(nproc)" -I{} $(MAKE) --no-print-directory matrix-{} || status=1; \
 	$(MAKE) --no-print-directory exactness || status=1; exit $$status
 
 matrix-%:
+	@mkdir -p bin/results/matrix; cp bin/commit bin/results/matrix/$*.commit
 	@LAYERTRACE_TEST_TIMEOUT=90m LAYERTRACE_MODEL_TIME=$(MODEL_TIME) LAYERTRACE_TEST_SKIP='$(MATRIX_LEAVES)$(if $(filter-out %-ext4,$*),|$(MATRIX_EXT4))' .ci/with-go test/vm/run --docker \
 		--kernel $(word 1,$(subst -, ,$*)) --fs $(word 2,$(subst -, ,$*)) --timeout 7200 --out bin/results/vm-$* -- \
 		test/vm/suite $(VM_PACKAGES) 2>&1 | bin/tally -v -strict -save bin/results/matrix/$* 2>&1 | sed -u 's/^/$*: /'
@@ -186,8 +187,9 @@ model-%:
 
 .PHONY: exactness
 exactness: ## write docs/exactness.md from the results of test-matrix
-	$(GO) run ./test/matrix $(wildcard $(MATRIX:%=bin/results/matrix/%.json)) >bin/results/exactness.md
-	mv bin/results/exactness.md docs/exactness.md
+	@mkdir -p bin/results; status=0; \
+	$(GO) run ./test/matrix $(MATRIX:%=bin/results/matrix/%.json) >bin/results/exactness.md || status=1; \
+	[[ ! -s bin/results/exactness.md ]] || mv bin/results/exactness.md docs/exactness.md; exit $$status
 
 .PHONY: compare
 compare: build ## change a layer in many ways; tabulate what layertrace and other tools say (KERNEL=6.1)
@@ -213,7 +215,8 @@ peer_bpftrace = bpftrace=bpftrace
 peer_bpftrace-each = bpftrace=bpftrace
 peer_fatrace = fatrace=fatrace
 
-# Everything that a test needs besides the go command, which would be slow in an emulated machine.
+# Everything that a test needs besides the go command, which would be slow in an emulated machine, and
+# of what commit it is.
 .PHONY: test-programs
 test-programs:
 	@mkdir -p bin/results
@@ -221,6 +224,7 @@ test-programs:
 	@for package in $(VM_PACKAGES); do \
 		CGO_ENABLED=0 $(GO) test -c -o bin/$${package##*/}.test ./$$package; \
 	done
+	@echo '$(VERSION)' >bin/commit
 
 # Programs of the distribution that the tests run in containers.
 .PHONY: guest-programs

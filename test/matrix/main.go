@@ -1,7 +1,11 @@
 // Command matrix makes docs/exactness.md of test runs on several kernels and file
-// systems: their events, as tally has saved them in files named KERNEL-FS.json.
+// systems: their events and counts, as tally has saved them in files named KERNEL-FS.json
+// and KERNEL-FS.counts, and the commit of what ran, in KERNEL-FS.commit.
 //
-//	go run ./test/matrix bin/results/matrix/*.json > docs/exactness.md
+//	go run ./test/matrix bin/results/matrix/6.1-ext4.json … > docs/exactness.md
+//
+// A run that is not there, or did not come to its end, is a column that says nothing. The
+// document is written all the same; then matrix exits with 1.
 package main
 
 import (
@@ -10,8 +14,10 @@ import (
 	"cmp"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -43,19 +49,38 @@ const notHere = "n/a: "
 
 // column is one run: a kernel with a file system.
 type column struct {
-	name     string // as in the file's name
-	kernel   string
-	verdicts map[string]string // by test
-	played   []played
+	name       string // as in the file's name
+	kernel     string
+	commit     string            // of the programs and tests; empty if nobody kept it
+	incomplete string            // why the run says nothing; empty if it came to its end
+	verdicts   map[string]string // by test
+	packages   map[string]*tested
+	played     []played
+}
+
+// tested is what became of a package.
+type tested struct {
+	ended, failed bool
+	failedTest    bool            // which explains why the package failed
+	running       map[string]bool // tests
 }
 
 // name returns the column of a file of results.
 func name(file string) string { return strings.TrimSuffix(filepath.Base(file), ".json") }
 
+// title is the column's name at the head of a table.
+func (c *column) title() string { return strings.Replace(c.name, "-", " ", 1) }
+
 // fileSystem is the second half of the column's name.
 func (c *column) fileSystem() string {
 	_, fileSystem, _ := strings.Cut(c.name, "-")
 	return fileSystem
+}
+
+// release is the kernel's, or what the column calls it.
+func (c *column) release() string {
+	name, _, _ := strings.Cut(c.name, "-")
+	return cmp.Or(c.kernel, name)
 }
 
 // played is what a run of the model checker says of itself in the end.
@@ -76,27 +101,106 @@ func run(files []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(out, document(columns))
-	return err
+	if _, err := io.WriteString(out, document(columns)); err != nil {
+		return err
+	}
+	return complete(columns)
 }
 
 func readAll(files []string) ([]*column, error) {
 	var columns []*column
 	for _, file := range files {
-		data, err := os.ReadFile(file)
+		c, err := readRun(file)
 		if err != nil {
 			return nil, err
 		}
-		c := read(data)
-		c.name = name(file)
 		columns = append(columns, c)
 	}
+	dropIncomplete(columns)
 	return columns, nil
+}
+
+// readRun reads what a run has left.
+func readRun(file string) (*column, error) {
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &column{name: name(file), incomplete: "was not run"}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	c := read(data)
+	c.name = name(file)
+	base := strings.TrimSuffix(file, ".json")
+	// Tally writes the counts last, and removes those of an earlier run first.
+	if _, err := os.Stat(base + ".counts"); errors.Is(err, fs.ErrNotExist) {
+		c.incomplete = "left no counts"
+	} else if err != nil {
+		return nil, err
+	}
+	commit, err := os.ReadFile(base + ".commit")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	c.commit = strings.TrimSpace(string(commit))
+	return c, nil
+}
+
+// dropIncomplete finds the runs that did not come to their end, and takes from them what
+// they say: what came later may have been wrong.
+func dropIncomplete(columns []*column) {
+	all := map[string]bool{}
+	for _, c := range columns {
+		for name := range c.packages {
+			all[name] = true
+		}
+	}
+	for _, c := range columns {
+		for _, name := range slices.Sorted(maps.Keys(all)) {
+			if c.incomplete != "" {
+				break
+			}
+			c.incomplete = c.packages[name].broken(name)
+		}
+		if c.incomplete != "" {
+			c.verdicts, c.played = nil, nil
+		}
+	}
+}
+
+// broken says why the package did not come to its end; empty if it did, whatever came of
+// its tests. A run that broke off between two packages knows nothing of the second.
+func (p *tested) broken(name string) string {
+	switch {
+	case p == nil:
+		return name + " was not run"
+	case !p.ended, p.failed && (len(p.running) > 0 || !p.failedTest):
+		return name + " did not come to its end"
+	}
+	return ""
+}
+
+// complete is an error that tells of the runs that did not come to their end.
+func complete(columns []*column) error {
+	var incomplete []string
+	for _, c := range columns {
+		if c.incomplete != "" {
+			incomplete = append(incomplete, c.name+": "+c.incomplete)
+		}
+	}
+	if incomplete == nil {
+		return nil
+	}
+	return fmt.Errorf("runs that say nothing: %s", strings.Join(incomplete, "; "))
+}
+
+func newColumn() *column {
+	return &column{verdicts: map[string]string{}, packages: map[string]*tested{}}
 }
 
 // read takes the verdicts out of test2json's events.
 func read(data []byte) *column {
-	c := &column{verdicts: map[string]string{}}
+	c := newColumn()
 	cannot := map[string]bool{}
 	lines := bufio.NewScanner(bytes.NewReader(data))
 	lines.Buffer(nil, 1<<24)
@@ -106,26 +210,31 @@ func read(data []byte) *column {
 			continue
 		}
 		if e.Action == "boot" { // the run began again
-			clear(c.verdicts)
+			c = newColumn()
 			clear(cannot)
-			c.played = nil
-		}
-		if _, kernel, ok := strings.Cut(e.Package, " on "); ok {
-			c.kernel = kernel
 		}
 		var p played
 		if n, _ := fmt.Sscanf(e.Output, "model: %d operations (%d without an error) in %d histories, %d seconds",
 			&p.operations, &p.succeeded, &p.histories, &p.seconds); n == 4 {
 			c.played = append(c.played, p)
 		}
+		name, kernel, ok := strings.Cut(e.Package, " on ")
+		if !ok {
+			continue
+		}
+		c.kernel = kernel
+		if c.packages[name] == nil {
+			c.packages[name] = &tested{running: map[string]bool{}}
+		}
+		c.packages[name].take(e.Action, e.Test)
 		if e.Test == "" {
 			continue
 		}
 		switch e.Action {
 		case "output":
 			cannot[e.Test] = cannot[e.Test] || strings.Contains(e.Output, notHere)
-		case "run":
-			c.verdicts[e.Test] = wrong // until it ends
+		case "fail":
+			c.verdicts[e.Test] = wrong
 		case "pass":
 			c.verdicts[e.Test] = exact
 			if cannot[e.Test] {
@@ -141,21 +250,40 @@ func read(data []byte) *column {
 	return c
 }
 
+// take follows the package, or a test of it.
+func (p *tested) take(action, test string) {
+	switch {
+	case action == "run":
+		p.running[test] = true
+	case action != "pass" && action != "fail" && action != "skip":
+	case test == "":
+		p.ended, p.failed = true, action == "fail"
+	default:
+		delete(p.running, test)
+		p.failedTest = p.failedTest || action == "fail"
+	}
+}
+
 // ways is the test whose subtests are the ways to change a layer.
 const ways = "TestOneWay/"
 
 func document(columns []*column) string {
 	var b strings.Builder
 	b.WriteString(preface)
+	commits(&b, columns)
 	b.WriteString("\n| column | kernel | file system | passed | not possible there | failed |\n|---|---|---|---|---|---|\n")
 	for _, c := range columns {
+		if c.incomplete != "" {
+			fmt.Fprintf(&b, "| %s | %s | %s | %[4]s | %[4]s | %[4]s |\n", c.name, c.release(), c.fileSystem(), missing)
+			continue
+		}
 		counts := map[string]int{}
 		for test, verdict := range c.verdicts {
 			if !c.parent(test) {
 				counts[verdict]++
 			}
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d | %d |\n", c.name, c.kernel, c.fileSystem(),
+		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d | %d |\n", c.name, c.release(), c.fileSystem(),
 			counts[exact], counts[impossible], counts[wrong])
 	}
 	b.WriteString("\n## Ways to change a layer\n\n")
@@ -167,6 +295,32 @@ func document(columns []*column) string {
 	histories(&b, columns)
 	b.WriteString("\n" + limits)
 	return b.String()
+}
+
+// commits says what ran: one line if it was the same everywhere.
+func commits(b *strings.Builder, columns []*column) {
+	by := map[string][]string{}
+	for _, c := range columns {
+		if c.incomplete == "" {
+			by[c.commit] = append(by[c.commit], c.title())
+		}
+	}
+	b.WriteString("\n")
+	for _, commit := range slices.Sorted(maps.Keys(by)) {
+		text := "a commit that was not kept"
+		if commit != "" {
+			clean, dirty := strings.CutSuffix(commit, "-dirty")
+			text = "commit `" + clean + "`"
+			if dirty {
+				text += " with changes that were not committed"
+			}
+		}
+		if len(by) == 1 {
+			fmt.Fprintf(b, "Programs and tests of %s.\n", text)
+		} else {
+			fmt.Fprintf(b, "- programs and tests of %s: %s\n", text, strings.Join(by[commit], ", "))
+		}
+	}
 }
 
 // histories writes what the model checker's runs have come to.
@@ -191,7 +345,7 @@ func histories(b *strings.Builder, columns []*column) {
 		if verdict != exact {
 			all = verdict
 		}
-		row(c.kernel, c.fileSystem(), own, verdict)
+		row(c.release(), c.fileSystem(), own, verdict)
 	}
 	row("**all**", "", sum, all)
 }
@@ -225,7 +379,7 @@ func table(b *strings.Builder, columns []*column, row func(test string) (string,
 	}
 	b.WriteString("| |")
 	for _, c := range columns {
-		fmt.Fprintf(b, " %s |", strings.Replace(c.name, "-", " ", 1))
+		fmt.Fprintf(b, " %s |", c.title())
 	}
 	b.WriteString("\n|---|" + strings.Repeat("---|", len(columns)) + "\n")
 	for _, name := range slices.Sorted(maps.Keys(rows)) {

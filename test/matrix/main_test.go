@@ -1,12 +1,14 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
 
-// A run that booted twice, with a way that passed, one that failed, one that the
-// kernel cannot do and one that never ended.
+// A run that booted twice, with a way that passed, one that failed and one that the
+// kernel cannot do.
 const events = `{"Action":"boot"}
 {"Action":"run","Package":"p on 6.1","Test":"TestGone"}
 {"Action":"boot"}
@@ -25,7 +27,7 @@ not an event
 {"Action":"skip","Package":"p on 6.1","Test":"TestSkipped"}
 {"Action":"run","Package":"p on 6.1","Test":"TestPodman"}
 {"Action":"skip","Package":"p on 6.1","Test":"TestPodman"}
-{"Action":"run","Package":"p on 6.1","Test":"TestHung"}
+{"Action":"fail","Package":"p on 6.1"}
 `
 
 func TestDocument(t *testing.T) {
@@ -38,11 +40,11 @@ func TestDocument(t *testing.T) {
 	first.name, second.name = "6.1-ext4", "newest-xfs"
 	got := document([]*column{first, second})
 	for _, want := range []string{
-		"| 6.1-ext4 | 6.1 | ext4 | 1 | 2 | 2 |\n",
+		"| 6.1-ext4 | 6.1 | ext4 | 1 | 2 | 1 |\n",
 		"| newest-xfs | 7.3 | xfs | 2 | 0 | 0 |\n",
 		"| | 6.1 ext4 | newest xfs |\n",
 		"| clone | · | ? |\n| link | **≠** | ? |\n| only | ? | = |\n| write | = | ? |\n",
-		"| TestHung | **≠** | ? |\n",
+		"\nPrograms and tests of a commit that was not kept.\n",
 		"| TestPodman | ? | ? |\n| TestSkipped | · | ? |\n",
 		"| 6.1 | ext4 | 0 | 0 | 0 | 0.0 | ? |\n| 7.3 | xfs | 200 | 150 | 10 | 1.5 | = |\n| **all** |  | 200 | 150 | 10 | 1.5 | ? |\n",
 	} {
@@ -52,5 +54,74 @@ func TestDocument(t *testing.T) {
 	}
 	if strings.Contains(got, "TestGone") {
 		t.Error("a test of the boot before is in the document")
+	}
+}
+
+// Each of these runs is to be told from one that came to its end.
+func TestIncomplete(t *testing.T) {
+	const (
+		began  = `{"Action":"start","Package":"p on 6.1"}` + "\n"
+		passed = `{"Action":"run","Package":"p on 6.1","Test":"TestA"}
+{"Action":"pass","Package":"p on 6.1","Test":"TestA"}
+`
+		failed  = `{"Action":"run","Package":"p on 6.1","Test":"TestB"}` + "\n" + `{"Action":"fail","Package":"p on 6.1","Test":"TestB"}` + "\n"
+		hung    = `{"Action":"run","Package":"p on 6.1","Test":"TestC"}` + "\n"
+		good    = `{"Action":"pass","Package":"p on 6.1"}` + "\n"
+		bad     = `{"Action":"fail","Package":"p on 6.1"}` + "\n"
+		another = `{"Action":"pass","Package":"q on 6.1"}` + "\n"
+	)
+	whole := began + passed + good + another
+	for _, c := range []struct {
+		name, events string
+		counts       bool
+		why          string // in the complaint; empty for none
+	}{
+		{"complete", whole, true, ""},
+		{"a test failed", began + passed + failed + bad + another, true, ""},
+		{"absent", "", false, "x-ext4: was not run"},
+		{"no counts", whole, false, "x-ext4: left no counts"},
+		{"broken off in a package", began + passed, true, "x-ext4: p did not come to its end"},
+		{"broken off between packages", began + passed + good, true, "x-ext4: q was not run"},
+		{"failed by itself", began + passed + bad + another, true, "x-ext4: p did not come to its end"},
+		{"failed with a test under way", began + passed + failed + hung + bad + another, true, "x-ext4: p did not come to its end"},
+		{"began again", whole + `{"Action":"boot"}` + "\n" + began, true, "x-ext4: p did not come to its end"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			save := func(name, text string) {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			save("y-ext4.json", whole)
+			save("y-ext4.counts", "")
+			save("y-ext4.commit", "v1-2-gabc\n")
+			if c.events != "" {
+				save("x-ext4.json", c.events)
+				save("x-ext4.commit", "v1-2-gabc-dirty\n")
+			}
+			if c.counts {
+				save("x-ext4.counts", "")
+			}
+			var out strings.Builder
+			err := run([]string{filepath.Join(dir, "x-ext4.json"), filepath.Join(dir, "y-ext4.json")}, &out)
+			want := []string{
+				"\n- programs and tests of commit `v1-2-gabc`: y ext4\n- programs and tests of commit `v1-2-gabc` with changes that were not committed: x ext4\n",
+				"| TestA | = | = |\n",
+			}
+			if c.why != "" {
+				want = []string{"\nPrograms and tests of commit `v1-2-gabc`.\n", "| x-ext4 |", " | ext4 | ? | ? | ? |\n", "| TestA | ? | = |\n"}
+				if err == nil || !strings.Contains(err.Error(), c.why) || strings.Contains(err.Error(), "y-ext4") {
+					t.Errorf("error %v, want %q in it", err, c.why)
+				}
+			} else if err != nil {
+				t.Error(err)
+			}
+			for _, text := range want {
+				if !strings.Contains(out.String(), text) {
+					t.Errorf("missing %q in\n%s", text, out.String())
+				}
+			}
+		})
 	}
 }
