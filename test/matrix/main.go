@@ -38,6 +38,7 @@ var limits string
 // Verdicts, as the tables show them.
 const (
 	exact      = "="
+	sizeOnly   = "≈" // in size; allocated bytes cannot be read there
 	impossible = "·" // the kernel or the file system cannot do it
 	wrong      = "**≠**"
 	missing    = "?"
@@ -47,6 +48,10 @@ const (
 // to do what it is about.
 const notHere = "n/a: "
 
+// notDisk begins what a test says that found allocated bytes left to the audit. It holds
+// for its subtests, too.
+const notDisk = "size only: "
+
 // column is one run: a kernel with a file system.
 type column struct {
 	name       string // as in the file's name
@@ -54,6 +59,7 @@ type column struct {
 	commit     string            // of the programs and tests; empty if nobody kept it
 	incomplete string            // why the run says nothing; empty if it came to its end
 	verdicts   map[string]string // by test
+	noDisk     map[string]bool   // tests that said notDisk
 	packages   map[string]*tested
 	played     []played
 }
@@ -195,7 +201,7 @@ func complete(columns []*column) error {
 }
 
 func newColumn() *column {
-	return &column{verdicts: map[string]string{}, packages: map[string]*tested{}}
+	return &column{verdicts: map[string]string{}, noDisk: map[string]bool{}, packages: map[string]*tested{}}
 }
 
 // read takes the verdicts out of test2json's events.
@@ -233,6 +239,7 @@ func read(data []byte) *column {
 		switch e.Action {
 		case "output":
 			cannot[e.Test] = cannot[e.Test] || strings.Contains(e.Output, notHere)
+			c.noDisk[e.Test] = c.noDisk[e.Test] || strings.Contains(e.Output, notDisk)
 		case "fail":
 			c.verdicts[e.Test] = wrong
 		case "pass":
@@ -247,7 +254,28 @@ func read(data []byte) *column {
 			}
 		}
 	}
+	c.weigh()
 	return c
+}
+
+// weigh corrects the verdicts by what else the tests have said.
+func (c *column) weigh() {
+	for test, verdict := range c.verdicts {
+		if verdict == exact && within(test, func(t string) bool { return c.noDisk[t] }) {
+			c.verdicts[test] = sizeOnly
+		}
+	}
+}
+
+// within tells whether something is so of a test, or of one that it is a part of.
+func within(test string, so func(test string) bool) bool {
+	for test != "" {
+		if so(test) {
+			return true
+		}
+		test = test[:max(strings.LastIndex(test, "/"), 0)]
+	}
+	return false
 }
 
 // take follows the package, or a test of it.
@@ -271,10 +299,10 @@ func document(columns []*column) string {
 	var b strings.Builder
 	b.WriteString(preface)
 	commits(&b, columns)
-	b.WriteString("\n| column | kernel | file system | passed | not possible there | failed |\n|---|---|---|---|---|---|\n")
+	b.WriteString("\n| column | kernel | file system | exact | in size only | not possible there | failed |\n|---|---|---|---|---|---|---|\n")
 	for _, c := range columns {
 		if c.incomplete != "" {
-			fmt.Fprintf(&b, "| %s | %s | %s | %[4]s | %[4]s | %[4]s |\n", c.name, c.release(), c.fileSystem(), missing)
+			fmt.Fprintf(&b, "| %s | %s | %s | %[4]s | %[4]s | %[4]s | %[4]s |\n", c.name, c.release(), c.fileSystem(), missing)
 			continue
 		}
 		counts := map[string]int{}
@@ -283,8 +311,8 @@ func document(columns []*column) string {
 				counts[verdict]++
 			}
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d | %d |\n", c.name, c.release(), c.fileSystem(),
-			counts[exact], counts[impossible], counts[wrong])
+		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d | %d | %d |\n", c.name, c.release(), c.fileSystem(),
+			counts[exact], counts[sizeOnly], counts[impossible], counts[wrong])
 	}
 	b.WriteString("\n## Ways to change a layer\n\n")
 	table(&b, columns, func(test string) (string, bool) { return strings.CutPrefix(test, ways) })
@@ -342,12 +370,19 @@ func histories(b *strings.Builder, columns []*column) {
 		}
 		sum.add(own)
 		verdict := cmp.Or(c.verdicts["TestModel"], missing)
-		if verdict != exact {
-			all = verdict
-		}
+		all = worse(all, verdict)
 		row(c.release(), c.fileSystem(), own, verdict)
 	}
 	row("**all**", "", sum, all)
+}
+
+// worse is the one that says less of how exact the books are.
+func worse(a, b string) string {
+	order := []string{exact, sizeOnly, impossible, missing, wrong}
+	if slices.Index(order, b) > slices.Index(order, a) {
+		return b
+	}
+	return a
 }
 
 func (p *played) add(o played) {

@@ -40,8 +40,8 @@ func TestDocument(t *testing.T) {
 	first.name, second.name = "6.1-ext4", "newest-xfs"
 	got := document([]*column{first, second})
 	for _, want := range []string{
-		"| 6.1-ext4 | 6.1 | ext4 | 1 | 2 | 1 |\n",
-		"| newest-xfs | 7.3 | xfs | 2 | 0 | 0 |\n",
+		"| 6.1-ext4 | 6.1 | ext4 | 1 | 0 | 2 | 1 |\n",
+		"| newest-xfs | 7.3 | xfs | 2 | 0 | 0 | 0 |\n",
 		"| | 6.1 ext4 | newest xfs |\n",
 		"| clone | · | ? |\n| link | **≠** | ? |\n| only | ? | = |\n| write | = | ? |\n",
 		"\nPrograms and tests of a commit that was not kept.\n",
@@ -54,6 +54,33 @@ func TestDocument(t *testing.T) {
 	}
 	if strings.Contains(got, "TestGone") {
 		t.Error("a test of the boot before is in the document")
+	}
+}
+
+// What a test says of the disk holds for its subtests, and for no others.
+func TestSizeOnly(t *testing.T) {
+	c := read([]byte(`{"Action":"output","Package":"p on 5.10","Test":"TestOneWay","Output":"    x.go:1: size only: no BTF\n"}
+{"Action":"pass","Package":"p on 5.10","Test":"TestOneWay/write"}
+{"Action":"output","Package":"p on 5.10","Test":"TestOneWay/clone","Output":"    x.go:1: n/a: EOPNOTSUPP\n"}
+{"Action":"pass","Package":"p on 5.10","Test":"TestOneWay/clone"}
+{"Action":"fail","Package":"p on 5.10","Test":"TestOneWay/link"}
+{"Action":"fail","Package":"p on 5.10","Test":"TestOneWay"}
+{"Action":"output","Package":"p on 5.10","Test":"TestModel","Output":"    x.go:1: size only: no BTF\n"}
+{"Action":"pass","Package":"p on 5.10","Test":"TestModel"}
+{"Action":"pass","Package":"p on 5.10","Test":"TestElse/one"}
+{"Action":"pass","Package":"p on 5.10","Test":"TestElse"}
+`))
+	c.name = "5.10-xfs"
+	got := document([]*column{c})
+	for _, want := range []string{
+		"| 5.10-xfs | 5.10 | xfs | 1 | 2 | 1 | 1 |\n",
+		"| clone | · |\n| link | **≠** |\n| write | ≈ |\n",
+		"| TestElse | = |\n| TestModel | ≈ |\n| TestOneWay | **≠** |\n",
+		"| **all** |  | 0 | 0 | 0 | 0.0 | ≈ |\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("missing %q in\n%s", want, got)
+		}
 	}
 }
 
@@ -110,7 +137,7 @@ func TestIncomplete(t *testing.T) {
 				"| TestA | = | = |\n",
 			}
 			if c.why != "" {
-				want = []string{"\nPrograms and tests of commit `v1-2-gabc`.\n", "| x-ext4 |", " | ext4 | ? | ? | ? |\n", "| TestA | ? | = |\n"}
+				want = []string{"\nPrograms and tests of commit `v1-2-gabc`.\n", "| x-ext4 |", " | ext4 | ? | ? | ? | ? |\n", "| TestA | ? | = |\n"}
 				if err == nil || !strings.Contains(err.Error(), c.why) || strings.Contains(err.Error(), "y-ext4") {
 					t.Errorf("error %v, want %q in it", err, c.why)
 				}
