@@ -74,7 +74,10 @@ func TestNames(t *testing.T) {
 		p.finish(t)
 		s.until(seenLimit, "the log under its new name", func(v *view) error { return grownAt(v, b, "rotated", "/w/log.1", 500) })
 	})
-	s.quiet(b)
+	t.Run("totals", func(t *testing.T) {
+		defer s.in(t)()
+		s.quiet(b)
+	})
 }
 
 // TestLongPaths: paths that no system call takes in one piece, there before

@@ -85,13 +85,16 @@ func TestOneWay(t *testing.T) {
 			each.play(t, st)
 		})
 	}
-	s.quiet(b)
-	// Nothing that came later may have changed what was right.
-	for _, w := range done {
-		if err := w.check(&s.view, b, ext4); err != nil {
-			t.Errorf("%s at the end: %v", w.name, err)
+	t.Run("totals", func(t *testing.T) {
+		defer s.in(t)()
+		s.quiet(b)
+		// Nothing that came later may have changed what was right.
+		for _, w := range done {
+			if err := w.check(&s.view, b, ext4); err != nil {
+				t.Errorf("%s at the end: %v", w.name, err)
+			}
 		}
-	}
+	})
 }
 
 // perform does it, and holds the expectation against what the workload program

@@ -59,7 +59,10 @@ func TestPrograms(t *testing.T) {
 			})
 		})
 	}
-	st.quiet(b)
+	t.Run("totals", func(t *testing.T) {
+		defer st.in(t)()
+		st.quiet(b)
+	})
 }
 
 // checkRoots requires that the growth of all that is below roots adds up to what

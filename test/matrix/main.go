@@ -39,6 +39,7 @@ var limits string
 const (
 	exact      = "="
 	sizeOnly   = "≈" // in size; allocated bytes cannot be read there
+	doubtful   = "!" // passed by itself, but what it is a part of has failed
 	impossible = "·" // the kernel or the file system cannot do it
 	wrong      = "**≠**"
 	missing    = "?"
@@ -258,13 +259,36 @@ func read(data []byte) *column {
 	return c
 }
 
+// totals is the subtest that holds the sums of all the others against the disk.
+const totals = "/totals"
+
 // weigh corrects the verdicts by what else the tests have said.
 func (c *column) weigh() {
+	unsure := map[string]bool{}
 	for test, verdict := range c.verdicts {
-		if verdict == exact && within(test, func(t string) bool { return c.noDisk[t] }) {
+		if verdict == wrong && (!c.partFailed(test) || c.verdicts[test+totals] == wrong) {
+			unsure[test] = true
+		}
+	}
+	for test, verdict := range c.verdicts {
+		switch {
+		case verdict != exact:
+		case within(test, func(t string) bool { return unsure[t] }):
+			c.verdicts[test] = doubtful
+		case within(test, func(t string) bool { return c.noDisk[t] }):
 			c.verdicts[test] = sizeOnly
 		}
 	}
+}
+
+// partFailed reports whether a subtest explains why the test failed.
+func (c *column) partFailed(test string) bool {
+	for other, verdict := range c.verdicts {
+		if verdict == wrong && strings.HasPrefix(other, test+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // within tells whether something is so of a test, or of one that it is a part of.
@@ -299,20 +323,21 @@ func document(columns []*column) string {
 	var b strings.Builder
 	b.WriteString(preface)
 	commits(&b, columns)
-	b.WriteString("\n| column | kernel | file system | exact | in size only | not possible there | failed |\n|---|---|---|---|---|---|---|\n")
+	b.WriteString("\n| column | kernel | file system | exact | in size only | in doubt | not possible there | failed |\n|---|---|---|---|---|---|---|---|\n")
 	for _, c := range columns {
 		if c.incomplete != "" {
-			fmt.Fprintf(&b, "| %s | %s | %s | %[4]s | %[4]s | %[4]s | %[4]s |\n", c.name, c.release(), c.fileSystem(), missing)
+			fmt.Fprintf(&b, "| %s | %s | %s | %[4]s | %[4]s | %[4]s | %[4]s | %[4]s |\n", c.name, c.release(), c.fileSystem(), missing)
 			continue
 		}
 		counts := map[string]int{}
 		for test, verdict := range c.verdicts {
-			if !c.parent(test) {
+			// A test with subtests is the sum of these, unless it failed by itself.
+			if !c.parent(test) || verdict == wrong && !c.partFailed(test) {
 				counts[verdict]++
 			}
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d | %d | %d |\n", c.name, c.release(), c.fileSystem(),
-			counts[exact], counts[sizeOnly], counts[impossible], counts[wrong])
+		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d | %d | %d | %d |\n", c.name, c.release(), c.fileSystem(),
+			counts[exact], counts[sizeOnly], counts[doubtful], counts[impossible], counts[wrong])
 	}
 	b.WriteString("\n## Ways to change a layer\n\n")
 	table(&b, columns, func(test string) (string, bool) { return strings.CutPrefix(test, ways) })
@@ -378,7 +403,7 @@ func histories(b *strings.Builder, columns []*column) {
 
 // worse is the one that says less of how exact the books are.
 func worse(a, b string) string {
-	order := []string{exact, sizeOnly, impossible, missing, wrong}
+	order := []string{exact, sizeOnly, impossible, missing, doubtful, wrong}
 	if slices.Index(order, b) > slices.Index(order, a) {
 		return b
 	}
