@@ -319,6 +319,9 @@ func (p *tested) take(action, test string) {
 // ways is the test whose subtests are the ways to change a layer.
 const ways = "TestOneWay/"
 
+// repeats is the test whose subtests all do the same.
+const repeats = "TestBusyStart/"
+
 func document(columns []*column) string {
 	var b strings.Builder
 	b.WriteString(preface)
@@ -343,7 +346,7 @@ func document(columns []*column) string {
 	table(&b, columns, func(test string) (string, bool) { return strings.CutPrefix(test, ways) })
 	b.WriteString("\n## Everything else\n\n")
 	table(&b, columns, func(test string) (string, bool) {
-		return test, !strings.HasPrefix(test, ways) && !strings.Contains(test, "/")
+		return test, !strings.HasPrefix(test, ways) && !strings.HasPrefix(test, repeats)
 	})
 	histories(&b, columns)
 	b.WriteString("\n" + limits)
@@ -443,10 +446,30 @@ func table(b *strings.Builder, columns []*column, row func(test string) (string,
 	}
 	b.WriteString("\n|---|" + strings.Repeat("---|", len(columns)) + "\n")
 	for _, name := range slices.Sorted(maps.Keys(rows)) {
-		fmt.Fprintf(b, "| %s |", name)
+		fmt.Fprintf(b, "| %s |", literal(name))
 		for _, c := range columns {
-			fmt.Fprintf(b, " %s |", cmp.Or(c.verdicts[rows[name]], missing))
+			fmt.Fprintf(b, " %s |", c.verdict(rows[name]))
 		}
 		b.WriteString("\n")
 	}
+}
+
+// verdict is what the column's cell of a test shows. A subtest is not possible where what
+// it is a part of is not.
+func (c *column) verdict(test string) string {
+	if verdict := c.verdicts[test]; verdict != "" {
+		return verdict
+	}
+	if within(test, func(t string) bool { return c.verdicts[t] == impossible }) {
+		return impossible
+	}
+	return missing
+}
+
+// literal keeps markdown from taking parts of a subtest's name for markup.
+func literal(name string) string {
+	if !strings.Contains(name, "/") {
+		return name
+	}
+	return "`" + strings.ReplaceAll(name, "|", `\|`) + "`"
 }

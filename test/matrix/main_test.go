@@ -75,7 +75,7 @@ func TestSizeOnly(t *testing.T) {
 	for _, want := range []string{
 		"| 5.10-xfs | 5.10 | xfs | 1 | 2 | 0 | 1 | 1 |\n",
 		"| clone | · |\n| link | **≠** |\n| write | ≈ |\n",
-		"| TestElse | = |\n| TestModel | ≈ |\n| TestOneWay | **≠** |\n",
+		"| TestElse | = |\n| `TestElse/one` | = |\n| TestModel | ≈ |\n| TestOneWay | **≠** |\n",
 		"| **all** |  | 0 | 0 | 0 | 0.0 | ≈ |\n",
 	} {
 		if !strings.Contains(got, want) {
@@ -98,8 +98,8 @@ func TestTotals(t *testing.T) {
 		name, events string
 		want         []string
 	}{
-		{"a way", ways + link + all, []string{"| link | **≠** |\n", "| races/two | = |\n| write | = |\n", "| x | 6.1 |  | 2 | 0 | 0 | 0 | 1 |"}},
-		{"the totals", ways + sums + all, []string{"| races | ! |\n| races/two | ! |\n| totals | **≠** |\n| write | ! |\n", "| x | 6.1 |  | 0 | 0 | 2 | 0 | 1 |"}},
+		{"a way", ways + link + all, []string{"| link | **≠** |\n", "| `races/two` | = |\n| write | = |\n", "| x | 6.1 |  | 2 | 0 | 0 | 0 | 1 |"}},
+		{"the totals", ways + sums + all, []string{"| races | ! |\n| `races/two` | ! |\n| totals | **≠** |\n| write | ! |\n", "| x | 6.1 |  | 0 | 0 | 2 | 0 | 1 |"}},
 		{"both", ways + link + sums + all, []string{"| link | **≠** |\n", "| write | ! |\n", "| x | 6.1 |  | 0 | 0 | 2 | 0 | 2 |"}},
 		{"something outside of all subtests", ways + all, []string{"| write | ! |\n", "| x | 6.1 |  | 0 | 0 | 2 | 0 | 1 |"}},
 	} {
@@ -113,6 +113,39 @@ func TestTotals(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Subtests have rows, but for those that repeat one another; they are not possible where
+// the whole test is not.
+func TestSubtests(t *testing.T) {
+	first, second := read([]byte(`{"Action":"pass","Package":"p on 5.10","Test":"TestNames/\"a|b\""}
+{"Action":"pass","Package":"p on 5.10","Test":"TestNames"}
+{"Action":"output","Package":"p on 5.10","Test":"TestMountOptions/userxattr","Output":"    x.go:1: n/a: not there\n"}
+{"Action":"pass","Package":"p on 5.10","Test":"TestMountOptions/userxattr"}
+{"Action":"pass","Package":"p on 5.10","Test":"TestMountOptions"}
+{"Action":"output","Package":"p on 5.10","Test":"TestPlainHooks","Output":"    x.go:1: n/a: no BTF\n"}
+{"Action":"skip","Package":"p on 5.10","Test":"TestPlainHooks"}
+`)), read([]byte(`{"Action":"pass","Package":"p on 6.1","Test":"TestMountOptions/userxattr"}
+{"Action":"pass","Package":"p on 6.1","Test":"TestMountOptions"}
+{"Action":"pass","Package":"p on 6.1","Test":"TestPlainHooks/one"}
+{"Action":"pass","Package":"p on 6.1","Test":"TestPlainHooks"}
+{"Action":"pass","Package":"p on 6.1","Test":"TestBusyStart/round_0"}
+{"Action":"pass","Package":"p on 6.1","Test":"TestBusyStart"}
+`))
+	got := document([]*column{first, second})
+	for _, want := range []string{
+		"| TestBusyStart | ? | = |\n",
+		"| TestMountOptions | = | = |\n| `TestMountOptions/userxattr` | · | = |\n",
+		"| TestNames | = | ? |\n| `TestNames/\"a\\|b\"` | = | ? |\n",
+		"| `TestPlainHooks/one` | · | = |\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("missing %q in\n%s", want, got)
+		}
+	}
+	if strings.Contains(got, "round_0") {
+		t.Error("a repetition has a row")
 	}
 }
 
