@@ -61,6 +61,7 @@ type column struct {
 	incomplete string            // why the run says nothing; empty if it came to its end
 	verdicts   map[string]string // by test
 	noDisk     map[string]bool   // tests that said notDisk
+	races      map[string]bool   // tests that said faster
 	packages   map[string]*tested
 	played     []played
 }
@@ -111,7 +112,7 @@ func run(files []string, out io.Writer) error {
 	if _, err := io.WriteString(out, document(columns)); err != nil {
 		return err
 	}
-	return complete(columns)
+	return errors.Join(complete(columns), proven(columns))
 }
 
 func readAll(files []string) ([]*column, error) {
@@ -202,7 +203,10 @@ func complete(columns []*column) error {
 }
 
 func newColumn() *column {
-	return &column{verdicts: map[string]string{}, noDisk: map[string]bool{}, packages: map[string]*tested{}}
+	return &column{
+		verdicts: map[string]string{}, noDisk: map[string]bool{}, races: map[string]bool{},
+		packages: map[string]*tested{},
+	}
 }
 
 // read takes the verdicts out of test2json's events.
@@ -241,6 +245,7 @@ func read(data []byte) *column {
 		case "output":
 			cannot[e.Test] = cannot[e.Test] || strings.Contains(e.Output, notHere)
 			c.noDisk[e.Test] = c.noDisk[e.Test] || strings.Contains(e.Output, notDisk)
+			c.races[e.Test] = c.races[e.Test] || strings.Contains(e.Output, faster)
 		case "fail":
 			c.verdicts[e.Test] = wrong
 		case "pass":
@@ -319,6 +324,45 @@ func (p *tested) take(action, test string) {
 // ways is the test whose subtests are the ways to change a layer.
 const ways = "TestOneWay/"
 
+// hookTests are those whose subtests are hooks.
+var hookTests = []string{"TestHooks/", "TestPlainHooks/"}
+
+// hook returns the hook that a test is about.
+func hook(test string) (name string, ok bool) {
+	for _, prefix := range hookTests {
+		if name, ok := strings.CutPrefix(test, prefix); ok {
+			return name, true
+		}
+	}
+	return "", false
+}
+
+// faster is what the trial of a race says if it found nothing wrong without the hook.
+const faster = notHere + "each time, the same one was faster"
+
+// proven is an error that tells of hooks without which nothing has gone wrong in any run.
+// Of a race it is enough to have been tried.
+func proven(columns []*column) error {
+	shown := map[string]bool{}
+	for _, c := range columns {
+		for test, verdict := range c.verdicts {
+			if name, ok := hook(test); ok {
+				shown[name] = shown[name] || verdict == exact || verdict == impossible && c.races[test]
+			}
+		}
+	}
+	var not []string
+	for _, name := range slices.Sorted(maps.Keys(shown)) {
+		if !shown[name] {
+			not = append(not, name)
+		}
+	}
+	if not != nil {
+		return fmt.Errorf("hooks of which no run shows that something is wrong without them: %s", strings.Join(not, ", "))
+	}
+	return nil
+}
+
 // repeats is the test whose subtests all do the same.
 const repeats = "TestBusyStart/"
 
@@ -344,9 +388,12 @@ func document(columns []*column) string {
 	}
 	b.WriteString("\n## Ways to change a layer\n\n")
 	table(&b, columns, func(test string) (string, bool) { return strings.CutPrefix(test, ways) })
+	b.WriteString("\n## Hooks\n\nEach cell is a trial that is passed with the hook, and in which something is wrong without it.\n\n")
+	table(&b, columns, hook)
 	b.WriteString("\n## Everything else\n\n")
 	table(&b, columns, func(test string) (string, bool) {
-		return test, !strings.HasPrefix(test, ways) && !strings.HasPrefix(test, repeats)
+		_, isHook := hook(test)
+		return test, !isHook && !strings.HasPrefix(test, ways) && !strings.HasPrefix(test, repeats)
 	})
 	histories(&b, columns)
 	b.WriteString("\n" + limits)

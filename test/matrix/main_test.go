@@ -124,12 +124,12 @@ func TestSubtests(t *testing.T) {
 {"Action":"output","Package":"p on 5.10","Test":"TestMountOptions/userxattr","Output":"    x.go:1: n/a: not there\n"}
 {"Action":"pass","Package":"p on 5.10","Test":"TestMountOptions/userxattr"}
 {"Action":"pass","Package":"p on 5.10","Test":"TestMountOptions"}
-{"Action":"output","Package":"p on 5.10","Test":"TestPlainHooks","Output":"    x.go:1: n/a: no BTF\n"}
-{"Action":"skip","Package":"p on 5.10","Test":"TestPlainHooks"}
+{"Action":"output","Package":"p on 5.10","Test":"TestPlain","Output":"    x.go:1: n/a: no BTF\n"}
+{"Action":"skip","Package":"p on 5.10","Test":"TestPlain"}
 `)), read([]byte(`{"Action":"pass","Package":"p on 6.1","Test":"TestMountOptions/userxattr"}
 {"Action":"pass","Package":"p on 6.1","Test":"TestMountOptions"}
-{"Action":"pass","Package":"p on 6.1","Test":"TestPlainHooks/one"}
-{"Action":"pass","Package":"p on 6.1","Test":"TestPlainHooks"}
+{"Action":"pass","Package":"p on 6.1","Test":"TestPlain/one"}
+{"Action":"pass","Package":"p on 6.1","Test":"TestPlain"}
 {"Action":"pass","Package":"p on 6.1","Test":"TestBusyStart/round_0"}
 {"Action":"pass","Package":"p on 6.1","Test":"TestBusyStart"}
 `))
@@ -138,7 +138,7 @@ func TestSubtests(t *testing.T) {
 		"| TestBusyStart | ? | = |\n",
 		"| TestMountOptions | = | = |\n| `TestMountOptions/userxattr` | · | = |\n",
 		"| TestNames | = | ? |\n| `TestNames/\"a\\|b\"` | = | ? |\n",
-		"| `TestPlainHooks/one` | · | = |\n",
+		"| `TestPlain/one` | · | = |\n",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("missing %q in\n%s", want, got)
@@ -146,6 +146,44 @@ func TestSubtests(t *testing.T) {
 	}
 	if strings.Contains(got, "round_0") {
 		t.Error("a repetition has a row")
+	}
+}
+
+// Without each hook something has to be wrong somewhere, unless it is about a race.
+func TestHooksAreProven(t *testing.T) {
+	const said, passed = `{"Action":"output","Package":"p on 6.1","Test":"TestHooks/one","Output":"    x.go:1: %\n"}
+`, `{"Action":"pass","Package":"p on 6.1","Test":"TestHooks/one"}
+`
+	saying := func(text string) string { return strings.Replace(said, "%", text, 1) + passed }
+	const failed = `{"Action":"fail","Package":"p on 6.1","Test":"TestHooks/one"}
+`
+	const other = `{"Action":"pass","Package":"p on 6.1","Test":"TestPlainHooks/two"}
+`
+	for _, c := range []struct {
+		name, first, second string
+		proven              bool
+	}{
+		{"in both", passed, passed, true},
+		{"in one", saying("n/a: not on this kernel"), passed, true},
+		{"in one, and the other has none", "", passed, true},
+		{"in none", saying("n/a: not on this kernel"), saying("n/a: not on this kernel"), false},
+		{"in size only", saying("size only: no BTF"), saying("n/a: not on this kernel"), false},
+		{"a race", saying("n/a: not on this kernel"), saying("n/a: each time, the same one was faster"), true},
+		{"failed", failed, "", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			columns := []*column{read([]byte(c.first + other)), read([]byte(c.second + other))}
+			err := proven(columns)
+			if (err == nil) != c.proven {
+				t.Errorf("error %v", err)
+			}
+			if err != nil && !strings.HasSuffix(err.Error(), ": one") {
+				t.Errorf("%v, want one, and not two", err)
+			}
+			if got := document(columns); !strings.Contains(got, "| two | = | = |\n") || strings.Contains(got, "Hooks/") {
+				t.Errorf("the hooks have no rows of their own in\n%s", got)
+			}
+		})
 	}
 }
 
