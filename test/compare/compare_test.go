@@ -122,7 +122,10 @@ const layerLine = `{"type":"layer","container":{"id":"c"},"size":150,"allocated"
 
 func TestJudge(t *testing.T) {
 	before, after := sizes{50, 8192}, sizes{150, 12288}
-	good := growthLine("w-a", "/bin/w-a", "/w/a", "layer", 60, 4096, 60) + growthLine("w-a", "/bin/w-a", "/w/a", "layer", 40, 0, 40)
+	prep := growthLine("prep", "/bin/prep", "/w/b", "layer", 5, 0, 5) + growthLine("prep", "/bin/prep", "/w/b", "layer", -5, 0, 0)
+	good := prep + growthLine("w-a", "/bin/w-a", "/w/a", "layer", 60, 4096, 60) + growthLine("w-a", "/bin/w-a", "/w/a", "layer", 40, 0, 40)
+	directory := func(line string) string { return strings.Replace(line, `"/w/a"`, `"/w","origin":"directory"`, 1) }
+	more := strings.ReplaceAll(good, `["write"]`, `["write","mmap"]`)
 	other := strings.ReplaceAll(growthLine("w-a", "/bin/w-a", "/w/a", "layer", 7, 7, 7), `"id":"c"`, `"id":"d"`)
 	volume := growthLine("w-v", "/bin/w-v", "/data/v", "volume", 9, 0, 9)
 	for _, c := range []struct {
@@ -133,15 +136,24 @@ func TestJudge(t *testing.T) {
 		{"too little", growthLine("w-a", "/bin/w-a", "/w/a", "layer", 99, 4096, 100) + volume + layerLine, []string{"a: the growth in size is said to be 99 and is 100", "all growth together"}},
 		{"on the disk", growthLine("w-a", "/bin/w-a", "/w/a", "layer", 100, 0, 100) + volume + layerLine, []string{"a: the growth on the disk", "all growth together"}},
 		{"written", good + growthLine("w-v", "/bin/w-v", "/data/v", "volume", 9, 0, 8) + layerLine, []string{"v: what was written is said to be 8 and is 9"}},
-		{"volume in the layer", good + growthLine("w-v", "/bin/w-v", "/data/v", "layer", 9, 0, 9) + layerLine, []string{"v: the growth in size", "all growth together"}},
-		{"wrong process", growthLine("sh", "/bin/sh", "/w/a", "layer", 100, 4096, 100) + volume + layerLine, []string{"a: the growth in size", "a: the growth on the disk", "a: what was written", `process "sh"`}},
+		{"volume in the layer", good + growthLine("w-v", "/bin/w-v", "/data/v", "layer", 9, 0, 9) + layerLine, []string{"v: the growth in size", "v: the causes", "all growth together"}},
+		{"wrong process", growthLine("sh", "/bin/sh", "/w/a", "layer", 100, 4096, 100) + volume + layerLine, []string{"a: the growth in size", "a: the growth on the disk", "a: what was written", "a: the causes", `process "sh"`}},
 		{"wrong executable", strings.ReplaceAll(good, "/bin/w-a", "/bin/x") + volume + layerLine, []string{"a: the process", "a: the process"}},
 		{"wrong path", strings.ReplaceAll(good, "/w/a", "/w/x") + volume + layerLine, []string{"a: /w/x", "a: /w/x"}},
+		{"the disk of another path", strings.Replace(good, `"/w/a"},"storage":{"class":"layer"},"size_growth":60`, `"/w/x"},"storage":{"class":"layer"},"size_growth":0`, 1) + growthLine("w-a", "/bin/w-a", "/w/a", "layer", 60, 0, 0) + volume + layerLine, []string{"a: /w/x is said to have grown by 0, 4096 on the disk"}},
+		{"the disk of its directory", prep + directory(growthLine("w-a", "/bin/w-a", "/w/a", "layer", 0, 4096, 0)) + growthLine("w-a", "/bin/w-a", "/w/a", "layer", 100, 0, 100) + volume + layerLine, nil},
+		{"wrong cause", strings.ReplaceAll(good, `["write"]`, `["truncate"]`) + volume + layerLine, []string{`a: the causes are said to be "truncate" and are "write"`}},
+		{"one cause too many", more + volume + layerLine, []string{`a: the causes are said to be "mmap write"`}},
+		{"by nobody", good + `{"type":"growth","container":{"id":"c"},"file":{"path":"/w/a"},"storage":{"class":"layer"},"causes":["unattributed"]}` + "\n" + volume + layerLine, []string{"/w/a is said to have grown by 0, 0 on the disk, by nobody"}},
+		{"unattributed", good + volume + strings.Replace(layerLine, `"size"`, `"unattributed_disk":4096,"size"`, 1), []string{"what is unattributed"}},
+		{"loss", good + `{"type":"loss","reason":"ring_full","events":1}` + "\n" + `{"type":"loss","container":{"id":"d"},"reason":"ring_full","events":1}` + "\n" + volume + layerLine, []string{"1 events and 0 bytes are said to be lost: ring_full"}},
+		{"prepared wrongly", good + growthLine("prep", "/bin/prep", "/w/b", "layer", 7, 0, 7) + volume + layerLine, []string{"all growth together", "what was prepared"}},
+		{"prepared elsewhere", strings.Replace(good, `"/w/b"`, `"/etc/b"`, 1) + volume + layerLine, []string{`process "prep" is said to have grown /etc/b by 5`, "what was prepared"}},
 		{"wrong totals", good + volume + strings.Replace(layerLine, "150", "151", 1), []string{"the layer at the end"}},
 		{"wrong baseline", good + volume + strings.Replace(layerLine, "50,", "51,", 2), []string{"the layer at the start", "the layer at the end"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			tested := []way{{name: "a"}, {name: "v", path: "/data/v"}}
+			tested := []way{{name: "a", causes: "write"}, {name: "v", path: "/data/v"}}
 			s, err := readStream(c.text, "c", tested)
 			if err != nil {
 				t.Fatal(err)
@@ -150,7 +162,7 @@ func TestJudge(t *testing.T) {
 			for i := range rows {
 				s.judge(&rows[i])
 			}
-			err = verdict(rows, s.check(before, after))
+			err = verdict(rows, s.check(rows, before, after))
 			if (err == nil) != (c.wrong == nil) {
 				t.Fatalf("verdict: %v", err)
 			}
@@ -166,6 +178,25 @@ func TestJudge(t *testing.T) {
 	}
 	if _, err := readStream(good, "c", ways); err == nil {
 		t.Error("a stream without totals is taken")
+	}
+}
+
+func TestCaused(t *testing.T) {
+	for _, c := range []struct {
+		causes string
+		said   []string
+		want   bool
+	}{
+		{"create write", []string{"create", "write"}, true},
+		{"create write", []string{"create"}, false},
+		{"delete", []string{"delete", "write"}, false},
+		{"allocate create", []string{"allocate", "create", "write"}, true},
+		{"allocate create", []string{"create", "write"}, false},
+		{"", nil, true},
+	} {
+		if w := (way{causes: c.causes}); w.caused(c.said) != c.want {
+			t.Errorf("%q for %q: not %v", c.said, c.causes, c.want)
+		}
 	}
 }
 

@@ -84,7 +84,7 @@ func compare(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	rows, after, err := goThrough(ctx, c, p)
+	rows, after, err := goThrough(ctx, c, p, before)
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func compare(ctx context.Context) (err error) {
 	if err := report(ctx, rows, f, p.failures); err != nil {
 		return err
 	}
-	return verdict(rows, s.check(before, after))
+	return verdict(rows, s.check(rows, before, after))
 }
 
 func startLayertrace(ctx context.Context, dir string) (*tool, error) {
@@ -126,12 +126,14 @@ func startLayertrace(ctx context.Context, dir string) (*tool, error) {
 	return t, nil
 }
 
-// goThrough changes the layer in all ways and returns what it is at the end.
-func goThrough(ctx context.Context, c *container, p *peers) (rows []row, after sizes, err error) {
+// goThrough changes the layer in all ways and returns what it is at the end. It has been
+// measured before.
+func goThrough(ctx context.Context, c *container, p *peers, before sizes) (rows []row, after sizes, err error) {
+	after = before
 	for i := range ways {
 		r := row{way: &ways[i]}
 		progress("%s", r.way.name)
-		if after, err = r.perform(ctx, c, p); err != nil {
+		if after, err = r.perform(ctx, c, p, after); err != nil {
 			return nil, sizes{}, fmt.Errorf("%s: %w", r.way.name, err)
 		}
 		rows = append(rows, r)
@@ -139,8 +141,9 @@ func goThrough(ctx context.Context, c *container, p *peers) (rows []row, after s
 	return rows, after, nil
 }
 
-// perform goes one way and returns what the layer is afterwards.
-func (r *row) perform(ctx context.Context, c *container, p *peers) (after sizes, err error) {
+// perform goes one way and returns what the layer is afterwards. It was last measured
+// after the way before.
+func (r *row) perform(ctx context.Context, c *container, p *peers, last sizes) (after sizes, err error) {
 	look := func() (sizes, int64, error) {
 		s, err := measure(c.upper)
 		if err != nil {
@@ -172,7 +175,7 @@ func (r *row) perform(ctx context.Context, c *container, p *peers) (after sizes,
 	if err != nil {
 		return sizes{}, err
 	}
-	r.change, r.docker = after.minus(before), dockerAfter-dockerBefore
+	r.prep, r.change, r.docker = before.minus(last), after.minus(before), dockerAfter-dockerBefore
 	if r.way.brief {
 		return after, nil
 	}
@@ -205,8 +208,8 @@ func report(ctx context.Context, rows []row, f findings, failures map[string]err
 
 const legend = `
 Each row is the work of one process. Numbers are changes, to the byte (` + "`filetop`" + ` shows whole KiB). A row
-is right, for layertrace, if process, growth in size and on the disk and the bytes written are; for
-` + "`filetop`" + ` and the bpftrace script, which add up what goes through ` + "`vfs_write`" + `, if their sum is the
+is right, for layertrace, if process, path, growth in size and on the disk, the bytes written and the causes
+are; for ` + "`filetop`" + ` and the bpftrace script, which add up what goes through ` + "`vfs_write`" + `, if their sum is the
 layer's change in size or on the disk; for ` + "`docker ps -s`" + ` (here unrounded), which knows neither processes
 nor disk use, if the change in size is. ` + "`fatrace`" + ` reports events, not bytes: W written, or closed after
 being open for writing, + created, D deleted, < > moved.

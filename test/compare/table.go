@@ -11,6 +11,7 @@ import (
 // row is a way and what came of it.
 type row struct {
 	way     *way
+	prep    sizes // what the preparation has changed of the layer on the disk
 	change  sizes // of the layer on the disk
 	docker  int64 // change of the size that Docker says
 	written int64 // bytes that the process says its calls wrote
