@@ -109,6 +109,26 @@ EXIT_PROGRAM("btrfs_clear_delalloc_extent", btrfs_clear_exit, 21, ALL_CALLS, NO_
 }
 
 /*
+ * What a worker of btrfs allocates for direct I/O is the last writer's, which is known
+ * at the end of a write only, unless it is told at its beginning.
+ */
+ENTRY_PROGRAM("btrfs_file_write_iter", btrfs_direct_entry, struct kiocb *iocb)
+{
+	struct process_id process;
+	struct file_key key;
+	struct file_entry *file;
+
+	if (!(READ(typed, iocb, ki_flags) & IOCB_DIRECT))
+		return 0;
+	file = find_as(typed, READ(typed, READ(typed, iocb, ki_filp), f_inode), &key);
+	if (!file || !actor(&process, file))
+		return 0;
+	announce_process(&process);
+	written_by(file, &key, &process);
+	return 0;
+}
+
+/*
  * blocks_touched: tmpfs may have allocated a page that somebody touched first, be it to
  * read a hole; why is said only if it has.
  */

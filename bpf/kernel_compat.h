@@ -117,6 +117,8 @@ const volatile bool idmapped = true;
  * 1 << 6 before. That bit has come to mean an atomic write, so either means a write.
  */
 #define IOCB_WRITE (1 << 18 | 1 << 6)
+/* As moved by the same commit; asked for on btrfs only, which takes a later kernel. */
+#define IOCB_DIRECT (1 << 17)
 
 static __always_inline __s64 align_up(__s64 bytes, __u32 bits)
 {

@@ -133,6 +133,7 @@ var hookSpecs = []hookSpec{
 	{program: "quota_free_entry", kind: fentry, target: "__dquot_free_space"},
 	{program: "xfs_unlock_entry", kind: fentry, target: "xfs_iunlock", module: xfs},
 	{program: "btrfs_clear_exit", kind: fexit, target: "btrfs_clear_delalloc_extent", module: btrfs},
+	{program: "btrfs_direct_entry", kind: fentry, target: "btrfs_file_write_iter", module: btrfs},
 	{program: "shmem_fault_exit", kind: fexit, target: "shmem_fault", module: tmpfs},
 	// That function came with the release in which reading ceased to allocate.
 	{program: "shmem_read_exit", kind: fexit, target: "shmem_file_read_iter", unless: "noop_dirty_folio", module: tmpfs},

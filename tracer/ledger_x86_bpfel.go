@@ -266,6 +266,8 @@ const (
 	ledgerProgBtrfsClearExit                 = "btrfs_clear_exit"
 	ledgerProgBtrfsClearExitKprobe           = "btrfs_clear_exit_kprobe"
 	ledgerProgBtrfsClearExitKretprobe        = "btrfs_clear_exit_kretprobe"
+	ledgerProgBtrfsDirectEntry               = "btrfs_direct_entry"
+	ledgerProgBtrfsDirectEntryKprobe         = "btrfs_direct_entry_kprobe"
 	ledgerProgClearNlinkExit                 = "clear_nlink_exit"
 	ledgerProgClearNlinkExitKprobe           = "clear_nlink_exit_kprobe"
 	ledgerProgClearNlinkExitKretprobe        = "clear_nlink_exit_kretprobe"
@@ -505,6 +507,8 @@ type ledgerProgramSpecs struct {
 	BtrfsClearExit                 *ebpf.ProgramSpec `ebpf:"btrfs_clear_exit"`
 	BtrfsClearExitKprobe           *ebpf.ProgramSpec `ebpf:"btrfs_clear_exit_kprobe"`
 	BtrfsClearExitKretprobe        *ebpf.ProgramSpec `ebpf:"btrfs_clear_exit_kretprobe"`
+	BtrfsDirectEntry               *ebpf.ProgramSpec `ebpf:"btrfs_direct_entry"`
+	BtrfsDirectEntryKprobe         *ebpf.ProgramSpec `ebpf:"btrfs_direct_entry_kprobe"`
 	ClearNlinkExit                 *ebpf.ProgramSpec `ebpf:"clear_nlink_exit"`
 	ClearNlinkExitKprobe           *ebpf.ProgramSpec `ebpf:"clear_nlink_exit_kprobe"`
 	ClearNlinkExitKretprobe        *ebpf.ProgramSpec `ebpf:"clear_nlink_exit_kretprobe"`
@@ -834,6 +838,8 @@ type ledgerPrograms struct {
 	BtrfsClearExit                 *ebpf.Program `ebpf:"btrfs_clear_exit"`
 	BtrfsClearExitKprobe           *ebpf.Program `ebpf:"btrfs_clear_exit_kprobe"`
 	BtrfsClearExitKretprobe        *ebpf.Program `ebpf:"btrfs_clear_exit_kretprobe"`
+	BtrfsDirectEntry               *ebpf.Program `ebpf:"btrfs_direct_entry"`
+	BtrfsDirectEntryKprobe         *ebpf.Program `ebpf:"btrfs_direct_entry_kprobe"`
 	ClearNlinkExit                 *ebpf.Program `ebpf:"clear_nlink_exit"`
 	ClearNlinkExitKprobe           *ebpf.Program `ebpf:"clear_nlink_exit_kprobe"`
 	ClearNlinkExitKretprobe        *ebpf.Program `ebpf:"clear_nlink_exit_kretprobe"`
@@ -1004,6 +1010,8 @@ func (p *ledgerPrograms) Close() error {
 		p.BtrfsClearExit,
 		p.BtrfsClearExitKprobe,
 		p.BtrfsClearExitKretprobe,
+		p.BtrfsDirectEntry,
+		p.BtrfsDirectEntryKprobe,
 		p.ClearNlinkExit,
 		p.ClearNlinkExitKprobe,
 		p.ClearNlinkExitKretprobe,

@@ -45,6 +45,8 @@ const (
 	ledgerOldProgBtrfsClearExit                 = "btrfs_clear_exit"
 	ledgerOldProgBtrfsClearExitKprobe           = "btrfs_clear_exit_kprobe"
 	ledgerOldProgBtrfsClearExitKretprobe        = "btrfs_clear_exit_kretprobe"
+	ledgerOldProgBtrfsDirectEntry               = "btrfs_direct_entry"
+	ledgerOldProgBtrfsDirectEntryKprobe         = "btrfs_direct_entry_kprobe"
 	ledgerOldProgClearNlinkExit                 = "clear_nlink_exit"
 	ledgerOldProgClearNlinkExitKprobe           = "clear_nlink_exit_kprobe"
 	ledgerOldProgClearNlinkExitKretprobe        = "clear_nlink_exit_kretprobe"
@@ -282,6 +284,8 @@ type ledgerOldProgramSpecs struct {
 	BtrfsClearExit                 *ebpf.ProgramSpec `ebpf:"btrfs_clear_exit"`
 	BtrfsClearExitKprobe           *ebpf.ProgramSpec `ebpf:"btrfs_clear_exit_kprobe"`
 	BtrfsClearExitKretprobe        *ebpf.ProgramSpec `ebpf:"btrfs_clear_exit_kretprobe"`
+	BtrfsDirectEntry               *ebpf.ProgramSpec `ebpf:"btrfs_direct_entry"`
+	BtrfsDirectEntryKprobe         *ebpf.ProgramSpec `ebpf:"btrfs_direct_entry_kprobe"`
 	ClearNlinkExit                 *ebpf.ProgramSpec `ebpf:"clear_nlink_exit"`
 	ClearNlinkExitKprobe           *ebpf.ProgramSpec `ebpf:"clear_nlink_exit_kprobe"`
 	ClearNlinkExitKretprobe        *ebpf.ProgramSpec `ebpf:"clear_nlink_exit_kretprobe"`
@@ -607,6 +611,8 @@ type ledgerOldPrograms struct {
 	BtrfsClearExit                 *ebpf.Program `ebpf:"btrfs_clear_exit"`
 	BtrfsClearExitKprobe           *ebpf.Program `ebpf:"btrfs_clear_exit_kprobe"`
 	BtrfsClearExitKretprobe        *ebpf.Program `ebpf:"btrfs_clear_exit_kretprobe"`
+	BtrfsDirectEntry               *ebpf.Program `ebpf:"btrfs_direct_entry"`
+	BtrfsDirectEntryKprobe         *ebpf.Program `ebpf:"btrfs_direct_entry_kprobe"`
 	ClearNlinkExit                 *ebpf.Program `ebpf:"clear_nlink_exit"`
 	ClearNlinkExitKprobe           *ebpf.Program `ebpf:"clear_nlink_exit_kprobe"`
 	ClearNlinkExitKretprobe        *ebpf.Program `ebpf:"clear_nlink_exit_kretprobe"`
@@ -777,6 +783,8 @@ func (p *ledgerOldPrograms) Close() error {
 		p.BtrfsClearExit,
 		p.BtrfsClearExitKprobe,
 		p.BtrfsClearExitKretprobe,
+		p.BtrfsDirectEntry,
+		p.BtrfsDirectEntryKprobe,
 		p.ClearNlinkExit,
 		p.ClearNlinkExitKprobe,
 		p.ClearNlinkExitKretprobe,
