@@ -35,7 +35,7 @@ var waysToWrite = []way{
 	{name: "uring-falloc", do: "uring kind=fallocate path=@ size=131072", size: m("@", 131_072), disk: m("@", 131_072), causes: "allocate create"},
 	// The offset is that of the end, since overlayfs lost the flag until 6.7.
 	{name: "rwf-append", prep: "write path=@ size=5000", do: "writev kind=pwritev2 flags=append path=@ offset=5000 size=3000 chunk=3000", size: m("@", 3000), disk: m("@", 0), written: 3000, writes: 1, causes: "write"},
-	{name: "rwf-append-at-0", prep: "write path=@ size=5000", do: "writev kind=pwritev2 flags=append path=@ offset=0 size=3000 chunk=3000", size: m("@", 3000), disk: m("@", 0), written: 3000, writes: 1, causes: "write"},
+	{name: "rwf-append-0", prep: "write path=@ size=5000", do: "writev kind=pwritev2 flags=append path=@ offset=0 size=3000 chunk=3000", size: m("@", 3000), disk: m("@", 0), written: 3000, writes: 1, causes: "write"},
 	{name: "rwf-dsync", do: "writev kind=pwritev2 flags=dsync path=@ size=30000 chunk=15000", size: m("@", 30_000), disk: m("@", 32_768), written: 30_000, writes: 2, causes: "write create"},
 	{name: "o-sync", do: "write flags=sync path=@ size=20000 chunk=5000", size: m("@", 20_000), disk: m("@", 20_480), written: 20_000, writes: 4, causes: "write create"},
 	{name: "o-direct", do: "write flags=direct path=@ size=131072 chunk=32768", size: m("@", 131_072), disk: m("@", 131_072), written: 131_072, writes: 4, causes: "write create"},
@@ -161,7 +161,7 @@ var waysToCopyUp = []way{
 	{name: "over-image", prep: "write path=@.new size=500", do: "rename from=@.new path=/img/over then append path=/img/over size=1", path: "/img/over", size: m("/img/over", 1), written: 1, causes: "write rename"},
 	{name: "del-image", do: "unlink path=/img/unlink", path: "/img/unlink", size: m("/img/unlink", 0), causes: "delete", origin: record.OriginWhiteout},
 	{name: "rmdir-image", do: "rmdir path=/img/emptydir", path: "/img/emptydir", size: m("/img/emptydir", 0), causes: "delete", origin: record.OriginWhiteout},
-	{name: "rm-image-dir", do: "removeall path=/img/dir", path: "/img/dir", size: m("/img/dir", 0), causes: "delete", origin: record.OriginWhiteout},
+	{name: "rm-image-dir", do: "removeall path=/img/dir", path: "/img/dir", size: m("/img/dir", 0), causes: "delete copy_up?", origin: record.OriginWhiteout},
 	{name: "recreate", do: "unlink path=/img/sed then write path=/img/sed size=77", path: "/img/sed", size: m("/img/sed", 77), written: 77, causes: "write create", origin: record.OriginAdded},
 	// There is nothing to be removed, and so nothing to be copied.
 	{name: "no-rmxattr", do: "removexattr path=/img/no-xattr errno=ENODATA", path: "/img/no-xattr", size: m("/img/no-xattr", 0)},
