@@ -503,6 +503,9 @@ func TestTableDriver(t *testing.T) {
 	for _, test := range []struct{ runtime, driver, want string }{
 		{"docker", "overlay2", "(docker ps -s)  disk 1 B, +1 B (du)"},
 		{"docker", "overlayfs", "(file sizes)  disk 1 B, +1 B (du, docker ps -s)"},
+		{"docker", "vfs", "(file sizes)  disk 1 B, +1 B (du)"},
+		{"docker", "btrfs", "(file sizes)  disk 1 B, +1 B (du)"},
+		{"docker", "fuse-overlayfs", "(file sizes)  disk 1 B, +1 B (du)"},
 		{"podman", "overlay", "(file sizes)  disk 1 B, +1 B (du)"},
 		{"containerd", "overlayfs", "(file sizes)  disk 1 B, +1 B (du)"},
 	} {

@@ -187,28 +187,21 @@ func containerName(c record.Container) string {
 	return c.ID[:min(12, len(c.ID))]
 }
 
-// dockerCountsDisk tells by the storage driver which of the two numbers
-// `docker ps -s` shows: the containerd image store counts disk space, Docker's
-// own drivers count file sizes.
-func dockerCountsDisk(driver string) bool {
-	switch driver {
-	case "", "overlay2", "overlay", "fuse-overlayfs", "btrfs", "vfs", "zfs", "aufs", "devicemapper":
-		return false
-	default:
-		return true
-	}
-}
-
 // tools names the tools that show a container's two sizes; "" is none that shows
-// just this.
+// just this. Which of the two `docker ps -s` shows depends on the storage driver: the
+// containerd image store counts disk space, overlays of Docker's own file sizes, and
+// the others what a comparison with the image finds.
 func tools(c *record.Container, driver string) (size, disk string) {
-	switch {
-	case c.Runtime != "docker":
+	if c.Runtime != "docker" {
 		return "", "du" // others count more than the layer, or know no size of containers
-	case dockerCountsDisk(driver):
-		return "", "du, docker ps -s"
 	}
-	return "docker ps -s", "du"
+	switch driver {
+	case "", "overlay2", "overlay", "aufs":
+		return "docker ps -s", "du"
+	case "fuse-overlayfs", "btrfs", "vfs", "zfs", "devicemapper":
+		return "", "du"
+	}
+	return "", "du, docker ps -s"
 }
 
 // title is what stands above a container's rows: its name and totals, on one line
