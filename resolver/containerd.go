@@ -46,10 +46,17 @@ type containerd struct {
 	namespaces map[string]string // of containers whose IDs do not tell
 }
 
-// NewContainerd returns the Engine of the containerd daemon that listens on a
-// socket, /run/containerd/containerd.sock if it is empty. It does not connect.
-func NewContainerd(socket string) (Engine, error) {
-	conn, err := dialContainerd(socket)
+// ContainerdConfig says where a containerd daemon is.
+type ContainerdConfig struct {
+	// Socket is where it listens, on the host; default ContainerdSocket.
+	Socket string
+	// HostRoot is as in Config.
+	HostRoot string
+}
+
+// NewContainerd returns the Engine of a containerd daemon. It does not connect.
+func NewContainerd(cfg ContainerdConfig) (Engine, error) {
+	conn, err := dialContainerd(cfg.HostRoot, cfg.Socket)
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,9 @@ package resolver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -206,7 +208,7 @@ func newFakeContainerd() *fakeContainerd {
 
 func TestContainerd(t *testing.T) {
 	f := newFakeContainerd()
-	e, err := NewContainerd(f.serve(t))
+	e, err := NewContainerd(ContainerdConfig{Socket: f.serve(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,7 +279,7 @@ func envelope(t *testing.T, namespace string, m proto.Message) *types.Envelope {
 
 func TestContainerdEvents(t *testing.T) {
 	f := newFakeContainerd()
-	e, err := NewContainerd(f.serve(t))
+	e, err := NewContainerd(ContainerdConfig{Socket: f.serve(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,7 +338,7 @@ func TestContainerdGarbage(t *testing.T) {
 					conn.Close()
 				}
 			}()
-			e, err := NewContainerd(socket)
+			e, err := NewContainerd(ContainerdConfig{Socket: socket})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -350,13 +352,40 @@ func TestContainerdGarbage(t *testing.T) {
 			}
 		})
 	}
-	missing, err := NewContainerd("/nonexistent/s")
+	missing, err := NewContainerd(ContainerdConfig{Socket: "/nonexistent/s"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer missing.Close()
 	if _, err := missing.List(t.Context()); !errors.Is(err, ErrUnreachable) || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no socket: %v", err)
+	}
+}
+
+// TestContainerdFromContainer: its socket is below the host's root directory, for
+// Docker's own containerd as well, whose address dockerd tells.
+func TestContainerdFromContainer(t *testing.T) {
+	f := newFakeContainerd()
+	socket := f.serve(t)
+	root := filepath.Dir(socket)
+	if err := os.Symlink("/", filepath.Join(root, "run")); err != nil {
+		t.Fatal(err)
+	}
+	e, err := NewContainerd(ContainerdConfig{Socket: "/run/s", HostRoot: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if info, err := e.Info(t.Context()); err != nil || info.Host != "unix:///run/s" {
+		t.Errorf("%+v, %v", info, err)
+	}
+	f.mounts["default/overlayfs/"+id("a")] = f.mounts["default/overlayfs/box-rw"]
+	dockerd, _ := daemon(t, func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"Containerd":{"Address":"/run/s","Namespaces":{"Containers":"default"}}}`)
+	})
+	dockerd.(*docker).hostRoot = root
+	if dir, err := dockerd.(layerFinder).UpperDir(t.Context(), Details{ID: id("a"), Driver: "overlayfs"}); err != nil || dir != "/s/1/fs" {
+		t.Errorf("upper directory %q, %v", dir, err)
 	}
 }
 
@@ -369,7 +398,7 @@ func TestLayerOfStopped(t *testing.T) {
 	}
 	f := newFakeContainerd()
 	f.mounts["default/overlayfs/box-rw"][0].Options = []string{"upperdir=" + upper}
-	e, err := NewContainerd(f.serve(t))
+	e, err := NewContainerd(ContainerdConfig{Socket: f.serve(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

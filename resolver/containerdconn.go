@@ -22,27 +22,36 @@ import (
 // containerdConn is a connection to a containerd daemon. Its methods may be called
 // concurrently.
 type containerdConn struct {
-	socket string
-	conn   *grpc.ClientConn
+	hostRoot, socket string
+	conn             *grpc.ClientConn
 }
 
-// dialContainerd prepares a connection, which is made at the first call.
-func dialContainerd(socket string) (*containerdConn, error) {
-	socket = strings.TrimPrefix(cmp.Or(socket, ContainerdSocket), "unix://")
+// dialContainerd prepares a connection to a socket of the host, which is made at the
+// first call.
+func dialContainerd(hostRoot, socket string) (*containerdConn, error) {
+	c := &containerdConn{hostRoot: hostRoot, socket: strings.TrimPrefix(cmp.Or(socket, ContainerdSocket), "unix://")}
 	retry := backoff.DefaultConfig
 	retry.BaseDelay, retry.MaxDelay = minPause, maxPause
-	conn, err := grpc.NewClient("passthrough:///containerd",
+	var err error
+	c.conn, err = grpc.NewClient("passthrough:///containerd",
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // it is a local socket
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		}),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return c.dial(ctx) }),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: dockerTimeout}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)), // lists of containers with their specifications
 		grpc.WithUserAgent("layertrace"))
 	if err != nil {
 		return nil, fmt.Errorf("setting up the containerd client: %w", err)
 	}
-	return &containerdConn{socket: socket, conn: conn}, nil
+	return c, nil
+}
+
+// dial connects to the socket. It may have been made since the last time.
+func (c *containerdConn) dial(ctx context.Context) (net.Conn, error) {
+	socket, err := Reach(c.hostRoot, c.socket)
+	if err != nil {
+		return nil, err
+	}
+	return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 }
 
 // Close frees the connection.
@@ -117,18 +126,20 @@ func (c *containerdConn) wrap(doing string, err error) error {
 	case code == codes.Unavailable, code == codes.Internal, code == codes.Unknown:
 		// A daemon that breaks off, or says what no daemon says, has ended or is
 		// about to.
-		return fmt.Errorf("%s: %w: %w", doing, ErrUnreachable, dialReason(c.socket, err))
+		return fmt.Errorf("%s: %w: %w", doing, ErrUnreachable, c.dialReason(err))
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// dialReason finds out why there is no connection to a socket, since libraries
-// hide it in a text. If there is one now, err is all that is known.
-func dialReason(socket string, err error) error {
-	conn, dialErr := net.DialTimeout("unix", socket, time.Second)
+// dialReason finds out why there is no connection, since libraries hide it in a text.
+// If there is one now, err is all that is known.
+func (c *containerdConn) dialReason(err error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	conn, dialErr := c.dial(ctx)
 	if dialErr == nil {
 		conn.Close()
-		return fmt.Errorf("%s: %w", socket, err)
+		return fmt.Errorf("%s: %w", c.socket, err)
 	}
-	return fmt.Errorf("connecting to %s: %w", socket, systemReason(dialErr))
+	return fmt.Errorf("connecting to %s: %w", c.socket, systemReason(dialErr))
 }

@@ -34,22 +34,31 @@ const (
 // docker is the Engine of a Docker daemon, and the only place that knows its
 // client library.
 type docker struct {
-	api     *client.Client
-	runtime string                     // a Runtime… word
-	info    atomic.Pointer[EngineInfo] // as last told
+	api      *client.Client
+	hostRoot string
+	runtime  string                     // a Runtime… word
+	info     atomic.Pointer[EngineInfo] // as last told
 
 	mu         sync.Mutex
 	containerd *containerdConn // where it keeps its layers; nil until that was asked for
 	namespace  string          // of its containers there
 }
 
-// NewDocker returns the Engine of a Docker daemon. host is its address in the
-// form of DOCKER_HOST (unix:///run/docker.sock, tcp://…); if it is empty, the
-// environment's DOCKER_HOST counts, then the standard socket. TLS settings and
+// DockerConfig says where a Docker daemon is.
+type DockerConfig struct {
+	// Host is its address in the form of DOCKER_HOST (unix:///run/docker.sock,
+	// tcp://…), as this process reaches it; if it is empty, the environment's
+	// DOCKER_HOST counts, then the standard socket.
+	Host string
+	// HostRoot is as in Config: below it is what the daemon tells paths of.
+	HostRoot string
+}
+
+// NewDocker returns the Engine of a Docker daemon. TLS settings and
 // DOCKER_API_VERSION are taken from the environment; without the latter the API
 // version is negotiated at the first call. NewDocker does not connect: it fails
 // only if address or TLS settings are unusable.
-func NewDocker(host string) (Engine, error) {
+func NewDocker(cfg DockerConfig) (Engine, error) {
 	options := []client.Opt{
 		client.WithTLSClientConfigFromEnv(),
 		client.WithHostFromEnv(),
@@ -57,14 +66,14 @@ func NewDocker(host string) (Engine, error) {
 		client.WithAPIVersionNegotiation(),
 		client.WithUserAgent("layertrace"),
 	}
-	if host != "" {
-		options[1] = client.WithHost(host)
+	if cfg.Host != "" {
+		options[1] = client.WithHost(cfg.Host)
 	}
 	api, err := client.NewClientWithOpts(options...)
 	if err != nil {
 		return nil, fmt.Errorf("setting up the docker client: %w", err)
 	}
-	return &docker{api: api, runtime: RuntimeDocker}, nil
+	return &docker{api: api, hostRoot: cfg.HostRoot, runtime: RuntimeDocker}, nil
 }
 
 func (d *docker) Close() error {
@@ -227,7 +236,7 @@ func (d *docker) Events(ctx context.Context) (<-chan Event, <-chan error) {
 					Runtime: d.runtime, Name: m.Actor.Attributes["name"], Image: m.Actor.Attributes["image"],
 				}
 				if info := d.info.Load(); m.Action == events.ActionCreate && info != nil {
-					event.Driver, event.UpperDir = info.Driver, dockerUpperDir(info, m.Actor.ID)
+					event.Driver, event.UpperDir = info.Driver, dockerUpperDir(info, d.hostRoot, m.Actor.ID)
 				}
 				if m.TimeNano == 0 {
 					event.Time = time.Unix(m.Time, 0)
@@ -328,7 +337,7 @@ func (d *docker) snapshots(ctx context.Context) (*containerdConn, error) {
 	if info.Containerd == nil || info.Containerd.Address == "" {
 		return nil, nil
 	}
-	conn, err := dialContainerd(info.Containerd.Address)
+	conn, err := dialContainerd(d.hostRoot, info.Containerd.Address)
 	if err != nil {
 		return nil, err
 	}

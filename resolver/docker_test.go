@@ -39,7 +39,7 @@ func daemon(t *testing.T, handler http.HandlerFunc) (Engine, *httptest.Server) {
 	server.Listener = listener
 	server.Start()
 	t.Cleanup(server.Close)
-	e, err := NewDocker("unix://" + socket)
+	e, err := NewDocker(DockerConfig{Host: "unix://" + socket})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestDockerUnreachable(t *testing.T) {
 		{"unix://" + dead, "connection refused"},
 		{"tcp://127.0.0.1:1", "127.0.0.1:1"},
 	} {
-		e, err := NewDocker(tc.host)
+		e, err := NewDocker(DockerConfig{Host: tc.host})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -199,7 +199,7 @@ func TestDockerUnreachable(t *testing.T) {
 		e.Close()
 	}
 	for _, host := range []string{"nonsense", "unix//x"} {
-		if _, err := NewDocker(host); err == nil {
+		if _, err := NewDocker(DockerConfig{Host: host}); err == nil {
 			t.Errorf("%s: no error", host)
 		}
 	}
@@ -212,7 +212,7 @@ func TestDockerHost(t *testing.T) {
 		{"unix:///flag.sock", "unix:///env.sock", "unix:///flag.sock"},
 	} {
 		t.Setenv("DOCKER_HOST", tc.env)
-		e, err := NewDocker(tc.flag)
+		e, err := NewDocker(DockerConfig{Host: tc.flag})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -224,7 +224,7 @@ func TestDockerHost(t *testing.T) {
 }
 
 func TestDockerErrors(t *testing.T) {
-	e, err := NewDocker("unix:///none.sock")
+	e, err := NewDocker(DockerConfig{Host: "unix:///none.sock"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,7 +241,7 @@ func TestDockerErrors(t *testing.T) {
 }
 
 func TestDockerUpperDir(t *testing.T) {
-	root := t.TempDir()
+	root := filepath.Join(t.TempDir(), "docker")
 	put := func(id, text string) {
 		t.Helper()
 		dir := filepath.Join(root, "image/overlay2/layerdb/mounts", id)
@@ -257,12 +257,21 @@ func TestDockerUpperDir(t *testing.T) {
 	put("cc", "")
 	info := EngineInfo{Driver: "overlay2", RootDir: root}
 	for id, want := range map[string]string{"aa": root + "/overlay2/0123/diff", "bb": "", "cc": "", "dd": "", "../mounts/aa": ""} {
-		if got := dockerUpperDir(&info, id); got != want {
+		if got := dockerUpperDir(&info, "", id); got != want {
 			t.Errorf("%s: %q, want %q", id, got, want)
 		}
 	}
+	// From a container: below the host's root directory, symlinks as they lead there.
+	host := filepath.Dir(root)
+	if err := os.Symlink("/"+filepath.Base(root), filepath.Join(host, "moved")); err != nil {
+		t.Fatal(err)
+	}
+	info.RootDir = "/moved"
+	if got := dockerUpperDir(&info, host, "aa"); got != "/moved/overlay2/0123/diff" {
+		t.Errorf("from a container: %q", got)
+	}
 	info.Driver = "overlayfs"
-	if got := dockerUpperDir(&info, "aa"); got != "" {
+	if got := dockerUpperDir(&info, host, "aa"); got != "" {
 		t.Errorf("another driver: %q", got)
 	}
 }
@@ -297,7 +306,7 @@ func TestDockerGarbage(t *testing.T) {
 					conn.Close()
 				}
 			}()
-			e, err := NewDocker("unix://" + socket)
+			e, err := NewDocker(DockerConfig{Host: "unix://" + socket})
 			if err != nil {
 				t.Fatal(err)
 			}

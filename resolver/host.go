@@ -66,14 +66,24 @@ func (r *Resolver) hostMounts() string {
 
 // statHost is stat for a path of the host.
 func (r *Resolver) statHost(name string, st *unix.Stat_t) error {
-	if r.hostRoot == "" {
-		return unix.Stat(name, st)
-	}
-	canonical, err := r.canonical(name)
+	found, err := Reach(r.hostRoot, name)
 	if err != nil {
 		return err
 	}
-	return unix.Stat(r.hostRoot+canonical, st)
+	return unix.Stat(found, st)
+}
+
+// Reach returns where this process finds a path of the host, whose root directory is
+// where HostRoot says.
+func Reach(hostRoot, name string) (string, error) {
+	if hostRoot == "" {
+		return name, nil
+	}
+	found, err := canonicalBelow(hostRoot, name)
+	if err != nil {
+		return "", err
+	}
+	return hostRoot + found, nil
 }
 
 // canonical returns a path of the host without symlinks.
@@ -81,10 +91,15 @@ func (r *Resolver) canonical(name string) (string, error) {
 	if r.hostRoot == "" {
 		return filepath.EvalSymlinks(name)
 	}
-	// An absolute symlink leads to the host's root, not to ours.
-	root, err := unix.Open(r.hostRoot, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return canonicalBelow(r.hostRoot, name)
+}
+
+// canonicalBelow returns a path of the host without symlinks. An absolute symlink
+// leads to the host's root, not to ours.
+func canonicalBelow(hostRoot, name string) (string, error) {
+	root, err := unix.Open(hostRoot, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return "", fmt.Errorf("opening %s: %w", r.hostRoot, err)
+		return "", fmt.Errorf("opening %s: %w", hostRoot, err)
 	}
 	defer unix.Close(root)
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}

@@ -59,10 +59,11 @@ type runtimeChoice struct {
 // runtimes is the container runtimes of the machine.
 type runtimes struct {
 	*resolver.Group
-	names   []string
-	engines []resolver.Engine
-	ended   func()      // see runtimeChoice
-	gone    atomic.Bool // no process of those in pids is left
+	names    []string
+	engines  []resolver.Engine
+	hostRoot string      // see resolver.HostRoot
+	ended    func()      // see runtimeChoice
+	gone     atomic.Bool // no process of those in pids is left
 }
 
 // newRuntimes makes the engines that were chosen. With auto it asks those that the
@@ -73,7 +74,7 @@ func newRuntimes(ctx context.Context, choice runtimeChoice, log zerolog.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	r := &runtimes{ended: choice.ended}
+	r := &runtimes{hostRoot: root, ended: choice.ended}
 	if err := r.open(ctx, choice, log); err != nil {
 		return nil, errors.Join(err, r.closeEngines())
 	}
@@ -97,7 +98,7 @@ func (r *runtimes) open(ctx context.Context, choice runtimeChoice, log zerolog.L
 	}
 	wanted := func(runtime string) bool { return name == runtime || name == runtimeAuto }
 	if wanted(resolver.RuntimeDocker) && (name != runtimeAuto || dockerExpected(choice)) {
-		if err := r.add(resolver.RuntimeDocker)(resolver.NewDocker(choice.dockerHost)); err != nil {
+		if err := r.add(resolver.RuntimeDocker)(resolver.NewDocker(resolver.DockerConfig{Host: choice.dockerHost, HostRoot: r.hostRoot})); err != nil {
 			return err
 		}
 	}
@@ -107,7 +108,7 @@ func (r *runtimes) open(ctx context.Context, choice runtimeChoice, log zerolog.L
 		}
 	}
 	if wanted(resolver.RuntimeContainerd) {
-		engine, err := findContainerd(ctx, choice.getenv("CONTAINERD_ADDRESS"), name != runtimeAuto)
+		engine, err := findContainerd(ctx, r.hostRoot, choice.getenv("CONTAINERD_ADDRESS"), name != runtimeAuto)
 		if err != nil && name == runtimeAuto {
 			log.Debug().Err(err).Msg("no containerd found")
 		} else if err := r.add(resolver.RuntimeContainerd)(engine, err); err != nil {
@@ -132,14 +133,14 @@ func (r *runtimes) open(ctx context.Context, choice runtimeChoice, log zerolog.L
 	}
 	// Nothing is there. Most people mean Docker; why it cannot be reached is told
 	// when it is asked.
-	return r.add(resolver.RuntimeDocker)(resolver.NewDocker(choice.dockerHost))
+	return r.add(resolver.RuntimeDocker)(resolver.NewDocker(resolver.DockerConfig{Host: choice.dockerHost, HostRoot: r.hostRoot}))
 }
 
 // addRootless adds the Docker daemons of users, those that answer.
 func (r *runtimes) addRootless(ctx context.Context, log zerolog.Logger) error {
 	sockets, _ := filepath.Glob("/run/user/*/docker.sock")
 	for _, socket := range sockets {
-		engine, err := resolver.NewDocker("unix://" + socket)
+		engine, err := resolver.NewDocker(resolver.DockerConfig{Host: "unix://" + socket, HostRoot: r.hostRoot})
 		if err == nil {
 			err = probe(ctx, engine)
 		}
@@ -176,20 +177,28 @@ func dockerExpected(choice runtimeChoice) bool {
 	return err == nil
 }
 
+// onHost tells whether the host has a file.
+func onHost(hostRoot, name string) bool {
+	found, err := resolver.Reach(hostRoot, name)
+	if err == nil {
+		_, err = os.Stat(found)
+	}
+	return err == nil
+}
+
 // findContainerd returns the engine of the containerd at an address, or of the first
 // one at its usual places. If sure is unset, it must be there and answer.
-func findContainerd(ctx context.Context, address string, sure bool) (resolver.Engine, error) {
+func findContainerd(ctx context.Context, hostRoot, address string, sure bool) (resolver.Engine, error) {
 	if address == "" {
 		i := slices.IndexFunc(containerdSockets, func(name string) bool {
-			_, err := os.Stat(name)
-			return err == nil
+			return onHost(hostRoot, name)
 		})
 		if i < 0 && !sure {
 			return nil, fmt.Errorf("looking for containerd's socket: %w", fs.ErrNotExist)
 		}
 		address = containerdSockets[max(i, 0)]
 	}
-	engine, err := resolver.NewContainerd(address)
+	engine, err := resolver.NewContainerd(resolver.ContainerdConfig{Socket: address, HostRoot: hostRoot})
 	if err != nil || sure {
 		return engine, err
 	}
