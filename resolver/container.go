@@ -281,12 +281,12 @@ func (r *Resolver) findLayer(ctx context.Context, c *Container, d Details, root 
 		candidates, c.Plain = []string{before.UpperDir}, before.Plain
 	}
 	if finder, ok := r.engine.(layerFinder); ok && len(candidates) == 0 {
-		dir, err := finder.UpperDir(ctx, d)
+		dir, isPlain, err := finder.UpperDir(ctx, d)
 		if err != nil {
 			r.log.Debug().Err(err).Str("container", d.ID).Msg("the runtime was asked for the layer in vain")
 		}
 		if dir != "" {
-			candidates = []string{path.Clean(dir)}
+			candidates, c.Plain = []string{path.Clean(dir)}, isPlain
 		}
 	}
 	if len(candidates) == 0 {

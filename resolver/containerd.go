@@ -242,10 +242,10 @@ func taskState(process *task.Process) (State, int) {
 }
 
 // UpperDir asks for a layer that no mount table shows.
-func (c *containerd) UpperDir(ctx context.Context, d Details) (string, error) {
+func (c *containerd) UpperDir(ctx context.Context, d Details) (dir string, plain bool, err error) {
 	namespace, _, err := c.locate(ctx, d.ID)
 	if err != nil || d.DriverData[snapshotKey] == "" {
-		return "", err
+		return "", false, err
 	}
 	return c.snapshotDir(ctx, namespace, d.Driver, d.DriverData[snapshotKey])
 }

@@ -240,10 +240,10 @@ func TestContainerd(t *testing.T) {
 	if err != nil || box.PID != 0 || box.State != StateExited || !box.CreatedAt.Equal(snapshotMade) {
 		t.Errorf("%+v, %v", box, err)
 	}
-	if dir, err := e.(layerFinder).UpperDir(ctx, box); dir != "/s/1/fs" || err != nil {
-		t.Errorf("upper directory %q, %v", dir, err)
+	if dir, plain, err := e.(layerFinder).UpperDir(ctx, box); dir != "/s/1/fs" || plain || err != nil {
+		t.Errorf("upper directory %q, plain: %v, %v", dir, plain, err)
 	}
-	if dir, err := e.(layerFinder).UpperDir(ctx, first); dir != "" || err != nil {
+	if dir, _, err := e.(layerFinder).UpperDir(ctx, first); dir != "" || err != nil {
 		t.Errorf("upper directory of a snapshot that is gone: %q, %v", dir, err)
 	}
 	if broken, err := e.Inspect(ctx, id("d")); err != nil || broken.Name != "db" {
@@ -384,7 +384,7 @@ func TestContainerdFromContainer(t *testing.T) {
 		fmt.Fprint(w, `{"Containerd":{"Address":"/run/s","Namespaces":{"Containers":"default"}}}`)
 	})
 	dockerd.(*docker).hostRoot = root
-	if dir, err := dockerd.(layerFinder).UpperDir(t.Context(), Details{ID: id("a"), Driver: "overlayfs"}); err != nil || dir != "/s/1/fs" {
+	if dir, _, err := dockerd.(layerFinder).UpperDir(t.Context(), Details{ID: id("a"), Driver: "overlayfs"}); err != nil || dir != "/s/1/fs" {
 		t.Errorf("upper directory %q, %v", dir, err)
 	}
 }
@@ -418,5 +418,39 @@ func TestLayerOfStopped(t *testing.T) {
 	pod, err := r.Find(t.Context(), "shop/web-0/nginx")
 	if k := pod.Record().Kubernetes; err != nil || k == nil || *k != (record.Kubernetes{Namespace: "shop", Pod: "web-0", PodUID: "u", Container: "nginx"}) {
 		t.Errorf("%+v, %v", pod.Record(), err)
+	}
+}
+
+// TestPlainSnapshots: a snapshot that is bound as it is, by the snapshotter native or
+// because the image has no layers, is a plain directory, running or not.
+func TestPlainSnapshots(t *testing.T) {
+	for _, test := range []struct {
+		name, driver string
+		process      *task.Process
+	}{
+		{"native, created", "native", nil},
+		{"native, running", "native", &task.Process{ID: "box", Pid: 4200, Status: task.Status_RUNNING}},
+		{"an image without layers, created", "overlayfs", nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newHost(t)
+			h.process(4200, "scratch.mountinfo", "/default/box")
+			upper := h.dir("docker/snapshots/12/fs")
+			f := newFakeContainerd()
+			f.containers = map[string][]*containersapi.Container{"default": {{ID: "box", Snapshotter: test.driver, SnapshotKey: "box"}}}
+			f.tasks = map[string][]*task.Process{}
+			if test.process != nil {
+				f.tasks["default"] = []*task.Process{test.process}
+			}
+			f.mounts["default/"+test.driver+"/box"] = []*types.Mount{{Type: "bind", Source: upper, Options: []string{"rbind", "rw"}}}
+			e, err := NewContainerd(ContainerdConfig{Socket: f.serve(t)})
+			h.must(err)
+			defer e.Close()
+			c, err := h.resolver(e).Find(t.Context(), "box")
+			h.must(err)
+			if c.LayerErr != nil || c.UpperDir != upper || !c.Plain || !c.HoldsImage() || c.Running() != (test.process != nil) {
+				t.Errorf("plain: %v, running: %v, upper directory %s, %v", c.Plain, c.Running(), c.UpperDir, c.LayerErr)
+			}
+		})
 	}
 }

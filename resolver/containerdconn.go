@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,18 +65,20 @@ func inNamespace(ctx context.Context, namespace string) context.Context {
 
 // snapshotDir returns the directory of an active snapshot that holds the changes:
 // the upper directory of the overlay that it is going to be, or its only
-// directory. It returns "" if there is no such snapshot or it is made otherwise.
-func (c *containerdConn) snapshotDir(ctx context.Context, namespace, snapshotter, key string) (string, error) {
+// directory, then plain is set. It returns "" if there is no such snapshot or it is
+// made otherwise.
+func (c *containerdConn) snapshotDir(ctx context.Context, namespace, snapshotter, key string) (dir string, plain bool, err error) {
 	ctx, cancel := context.WithTimeout(inNamespace(ctx, namespace), dockerTimeout)
 	defer cancel()
 	answer, err := snapshotsapi.NewSnapshotsClient(c.conn).Mounts(ctx, &snapshotsapi.MountsRequest{Snapshotter: snapshotter, Key: key})
 	switch status.Code(err) {
 	case codes.OK:
-		return writableDir(answer.Mounts), nil
+		dir, plain = writableDir(answer.Mounts)
+		return dir, plain, nil
 	case codes.NotFound, codes.InvalidArgument, codes.FailedPrecondition:
-		return "", nil
+		return "", false, nil
 	}
-	return "", c.wrap("asking for the mounts of snapshot "+key, err)
+	return "", false, c.wrap("asking for the mounts of snapshot "+key, err)
 }
 
 // snapshotTime returns when a snapshot was made, and no time if there is none. ctx
@@ -97,22 +100,23 @@ func (c *containerdConn) snapshotTime(ctx context.Context, snapshotter, key stri
 	return time.Time{}, c.wrap("asking for snapshot "+key, err)
 }
 
-func writableDir(mounts []*types.Mount) string {
+// writableDir is snapshotDir, given the mounts that make the snapshot.
+func writableDir(mounts []*types.Mount) (dir string, plain bool) {
 	for _, m := range mounts {
 		switch m.GetType() {
 		case "overlay":
 			for _, option := range m.Options {
 				if dir, ok := strings.CutPrefix(option, "upperdir="); ok {
-					return dir
+					return dir, false
 				}
 			}
 		case "bind":
-			if hasOption(strings.Join(m.Options, ","), "rw") {
-				return m.Source
+			if slices.Contains(m.Options, "rw") {
+				return m.Source, true
 			}
 		}
 	}
-	return ""
+	return "", false
 }
 
 // wrap says what failed, and marks errors that mean that the daemon can not be

@@ -305,17 +305,17 @@ func systemReason(err error) error {
 
 // UpperDir asks containerd, where the daemon keeps its layers there (driver
 // overlayfs and other snapshotters), since the daemon's own API does not tell.
-func (d *docker) UpperDir(ctx context.Context, c Details) (string, error) {
+func (d *docker) UpperDir(ctx context.Context, c Details) (dir string, plain bool, err error) {
 	if c.DriverData != nil || c.Driver == "" {
-		return "", nil
+		return "", false, nil
 	}
 	switch c.Driver {
 	case "overlay2", "vfs", "btrfs", "zfs", "fuse-overlayfs", "overlay", "aufs", "devicemapper":
-		return "", nil // a driver of Docker's own
+		return "", false, nil // a driver of Docker's own
 	}
 	snapshots, err := d.snapshots(ctx)
 	if err != nil || snapshots == nil {
-		return "", err
+		return "", false, err
 	}
 	return snapshots.snapshotDir(ctx, d.namespace, c.Driver, c.ID)
 }

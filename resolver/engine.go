@@ -30,7 +30,8 @@ type Engine interface {
 // container which does not run.
 type layerFinder interface {
 	// UpperDir returns the layer's directory, or "" if there is none to be known.
-	UpperDir(ctx context.Context, d Details) (string, error)
+	// plain is as in Container.
+	UpperDir(ctx context.Context, d Details) (dir string, plain bool, err error)
 }
 
 // Runtimes, as Container.Runtime tells them.

@@ -221,11 +221,11 @@ func (d *diagnosis) driver(name string) {
 	c := check{Area: areaDocker, Name: "storage driver", OK: true, Detail: name}
 	switch name {
 	case "overlay2", "overlayfs", "overlay":
-	case "vfs", "btrfs":
+	case "vfs", "btrfs", "native":
 		c.Detail = name + ": each layer has its image in it, and counts as a whole"
 	case "fuse-overlayfs":
 		c.Detail = name + ": processes of a container are not told apart, since fuse-overlayfs writes for them"
-	case "zfs", "devicemapper", "aufs", "native":
+	case "zfs", "devicemapper", "aufs":
 		c.OK = false
 		c.Detail = name + " is not supported yet: its layers are neither overlays nor directories that containers write themselves"
 		c.Hint = `set "storage-driver": "overlay2" in /etc/docker/daemon.json, then: sudo systemctl restart docker`
