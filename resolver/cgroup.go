@@ -199,35 +199,54 @@ func findHierarchy(table mountTable) hierarchy {
 	return hierarchy{}
 }
 
+// dir returns where this process finds the directory of a cgroup, named by its path
+// from the root of the hierarchy or by one below the place where that is mounted; ok
+// is false if it has none.
+func (h hierarchy) dir(hostRoot, name string) (dir string, ok bool) {
+	base := h.root
+	if !under(base, name) {
+		base = h.mounted
+	}
+	if h.root == "" || !under(base, name) {
+		return "", false
+	}
+	dir = filepath.Join(hostRoot+h.root, strings.TrimPrefix(name, base))
+	return dir, exists(filepath.Join(dir, "cgroup.procs"))
+}
+
 // CgroupController returns the cgroup v1 controller in whose hierarchy containers
 // are told apart, empty for v2.
 func (r *Resolver) CgroupController() string { return r.cgroups.controller }
+
+// path returns a process's path, from the root of the hierarchy, given the text of
+// /proc/PID/cgroup; empty if it is in none, or in one outside of our cgroup namespace.
+func (h hierarchy) path(data []byte) string {
+	for line := range bytes.Lines(data) {
+		// 9:cpu,cpuacct:/docker/<id>
+		_, rest, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), ":")
+		controllers, path, _ := strings.Cut(rest, ":")
+		ours := controllers == h.controller || h.controller != "" && hasOption(controllers, h.controller)
+		if ours && strings.HasPrefix(path, "/") && !slices.Contains(strings.Split(path, "/"), "..") {
+			return path
+		}
+	}
+	return ""
+}
 
 // own returns the path, from the root of the hierarchy, of the cgroup that was made
 // for the container, given the text of /proc/PID/cgroup of its init process. That
 // process may be further down (systemd moves itself), and it may be in none of its
 // own: then it returns "".
 func (h hierarchy) own(data []byte, containerID string) string {
-	for line := range bytes.Lines(data) {
-		// 9:cpu,cpuacct:/docker/<id>
-		_, rest, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), ":")
-		controllers, path, _ := strings.Cut(rest, ":")
-		name, absolute := strings.CutPrefix(path, "/")
-		if !absolute || controllers != h.controller && !(h.controller != "" && hasOption(controllers, h.controller)) {
-			continue
+	name := strings.TrimPrefix(h.path(data), "/")
+	length := 0
+	for component := range strings.SplitSeq(name, "/") {
+		length += len(component)
+		id, ok := componentID(component)
+		if ok && id == containerID || strings.Contains(containerID, "/") && strings.HasSuffix("/"+name[:length], "/"+containerID) {
+			return "/" + name[:length]
 		}
-		length := 0
-		for component := range strings.SplitSeq(name, "/") {
-			length += len(component)
-			if component == ".." {
-				return "" // outside of our cgroup namespace
-			}
-			id, ok := componentID(component)
-			if ok && id == containerID || strings.Contains(containerID, "/") && strings.HasSuffix("/"+name[:length], "/"+containerID) {
-				return "/" + name[:length]
-			}
-			length++ // the slash
-		}
+		length++ // the slash
 	}
 	return ""
 }

@@ -56,12 +56,14 @@ func HostRoot(procRoot string) (string, error) {
 }
 
 // hostMounts is the mount table in which paths of the host are to be looked up.
-func (r *Resolver) hostMounts() string {
+func (r *Resolver) hostMounts() string { return hostMountTable(r.procRoot, r.hostRoot) }
+
+func hostMountTable(procRoot, hostRoot string) string {
 	process := "self"
-	if r.hostRoot != "" {
+	if hostRoot != "" {
 		process = "1"
 	}
-	return filepath.Join(r.procRoot, process, "mountinfo")
+	return filepath.Join(procRoot, process, "mountinfo")
 }
 
 // statHost is stat for a path of the host.

@@ -28,14 +28,14 @@ import (
 type ProcessesConfig struct {
 	// PIDs are processes, each with all others on the same root.
 	PIDs []int
-	// Cgroups are paths of control groups, from the root of the v2 hierarchy or
-	// absolute below CgroupRoot; processes of those below them count as theirs.
+	// Cgroups are paths of control groups, from the root of a hierarchy as
+	// /proc/PID/cgroup has them, or absolute below where one is mounted; processes
+	// of those below them count as theirs.
 	Cgroups []string
 	// Ended, if set, is called once when none of PIDs' processes is left.
 	Ended func()
-	// ProcRoot and CgroupRoot are as in Config; CgroupRoot is /sys/fs/cgroup by
-	// default.
-	ProcRoot, CgroupRoot string
+	// ProcRoot and HostRoot are as in Config.
+	ProcRoot, HostRoot string
 }
 
 // processes is an Engine without a runtime: what it takes for a container is a
@@ -45,8 +45,10 @@ type ProcessesConfig struct {
 // Its ID is that in the path of the processes' cgroup, if there is one, so that it
 // can be found again, and a hash of its upper directory otherwise.
 type processes struct {
-	cfg  ProcessesConfig
-	proc startTimes
+	cfg        ProcessesConfig
+	proc       startTimes
+	hierarchy  hierarchy // in which containers are told apart
+	cgroupDirs []string  // of cfg.Cgroups
 
 	mu    sync.Mutex
 	given map[int]time.Time // when cfg.PIDs started
@@ -64,7 +66,6 @@ type rootKey struct{ dev, ino uint64 }
 // exist or its root is no overlay, or one of cfg.Cgroups does not exist.
 func NewProcesses(cfg ProcessesConfig) (Engine, error) {
 	cfg.ProcRoot = cmp.Or(cfg.ProcRoot, defaultProcRoot)
-	cfg.CgroupRoot = cmp.Or(cfg.CgroupRoot, "/sys/fs/cgroup")
 	clock, err := NewBootClock()
 	if err != nil {
 		return nil, fmt.Errorf("looking for processes: %w", err)
@@ -73,6 +74,11 @@ func NewProcesses(cfg ProcessesConfig) (Engine, error) {
 		cfg: cfg, proc: startTimes{clock: clock, root: cfg.ProcRoot},
 		given: make(map[int]time.Time), known: make(map[string]Details), roots: make(map[rootKey]string), there: make(map[string]bool),
 	}
+	table, err := readMounts(hostMountTable(cfg.ProcRoot, cfg.HostRoot))
+	if err != nil {
+		return nil, fmt.Errorf("looking for processes: %w", err)
+	}
+	p.hierarchy = findHierarchy(table)
 	for _, pid := range cfg.PIDs {
 		if p.given[pid] = p.proc.of(pid); p.given[pid].IsZero() {
 			return nil, fmt.Errorf("process %d: no such process", pid)
@@ -82,9 +88,11 @@ func NewProcesses(cfg ProcessesConfig) (Engine, error) {
 		}
 	}
 	for _, name := range cfg.Cgroups {
-		if _, err := os.Stat(filepath.Join(p.cgroupDir(name), "cgroup.procs")); err != nil {
-			return nil, fmt.Errorf("control group %s: %w", name, errors.Unwrap(err))
+		dir, ok := p.cgroupDir(table, name)
+		if !ok {
+			return nil, fmt.Errorf("control group %s: %w", name, unix.ENOENT)
 		}
+		p.cgroupDirs = append(p.cgroupDirs, dir)
 	}
 	return p, nil
 }
@@ -180,8 +188,8 @@ func (p *processes) chosen() iter.Seq[int] {
 				return
 			}
 		}
-		for _, name := range p.cfg.Cgroups {
-			for _, pid := range membersBelow(p.cgroupDir(name)) {
+		for _, dir := range p.cgroupDirs {
+			for _, pid := range membersBelow(dir) {
 				if !yield(pid) {
 					return
 				}
@@ -303,30 +311,34 @@ func (p *processes) name(pid int) string {
 	return strings.TrimSuffix(string(comm), "\n") + "-" + strconv.Itoa(pid)
 }
 
-// cgroupOf returns a process's path in the v2 hierarchy.
+// cgroupOf returns a process's path in the hierarchy in which containers are told apart.
 func (p *processes) cgroupOf(pid int) string {
 	data, err := os.ReadFile(p.file(pid, "cgroup"))
 	if err != nil {
 		return ""
 	}
-	for line := range bytes.Lines(data) {
-		if name, ok := bytes.CutPrefix(line, []byte("0::")); ok {
-			return string(bytes.TrimSuffix(name, []byte("\n")))
-		}
-	}
-	return ""
+	return p.hierarchy.path(data)
 }
 
 func (p *processes) file(pid int, name string) string {
 	return filepath.Join(p.cfg.ProcRoot, strconv.Itoa(pid), name)
 }
 
-// cgroupDir returns the directory of a control group.
-func (p *processes) cgroupDir(name string) string {
-	if under(p.cfg.CgroupRoot, name) {
-		return name
+// cgroupDir returns where this process finds the directory of a control group. With v1
+// not every hierarchy has it: one of systemd's has no controller, another is v2.
+func (p *processes) cgroupDir(table mountTable, name string) (dir string, ok bool) {
+	if dir, ok := p.hierarchy.dir(p.cfg.HostRoot, name); ok {
+		return dir, true
 	}
-	return filepath.Join(p.cfg.CgroupRoot, name)
+	for _, m := range table {
+		if m.fsType != "cgroup" && m.fsType != "cgroup2" {
+			continue
+		}
+		if dir, ok := (hierarchy{root: m.point, mounted: m.root}).dir(p.cfg.HostRoot, name); ok {
+			return dir, true
+		}
+	}
+	return "", false
 }
 
 // membersBelow returns the processes in a control group and in those below it.

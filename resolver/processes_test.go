@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,7 +17,15 @@ type procFixture struct {
 }
 
 func newProcFixture(t *testing.T) *procFixture {
-	return &procFixture{t: t, proc: t.TempDir(), cgroup: t.TempDir()}
+	f := &procFixture{t: t, proc: t.TempDir(), cgroup: t.TempDir()}
+	f.mounts("2 1 0:23 / " + f.cgroup + " rw - cgroup2 cgroup2 rw\n")
+	return f
+}
+
+// mounts says what is mounted beside the root.
+func (f *procFixture) mounts(lines string) {
+	f.t.Helper()
+	write(f.t, filepath.Join(f.proc, "self/mountinfo"), "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n"+lines)
 }
 
 // start adds a process whose root is a directory that stands for an overlay, or for
@@ -45,7 +54,7 @@ func (f *procFixture) end(pid int) {
 }
 
 func (f *procFixture) engine(cfg ProcessesConfig) (*processes, error) {
-	cfg.ProcRoot, cfg.CgroupRoot = f.proc, f.cgroup
+	cfg.ProcRoot = f.proc
 	e, err := NewProcesses(cfg)
 	if err != nil {
 		return nil, err
@@ -158,5 +167,35 @@ func TestProcessesOfCgroup(t *testing.T) {
 	}
 	if listed, err := all.List(t.Context()); err != nil || len(listed) != 3 {
 		t.Errorf("all: %+v, %v", listed, err)
+	}
+}
+
+// TestProcessesOfCgroupV1: a control group is looked for where runtimes make theirs,
+// and in any other hierarchy that has it.
+func TestProcessesOfCgroupV1(t *testing.T) {
+	f := newProcFixture(t)
+	f.mounts("2 1 0:23 / " + f.cgroup + "/unified rw - cgroup2 cgroup2 rw\n" +
+		"3 1 0:24 / " + f.cgroup + "/systemd rw - cgroup cgroup rw,name=systemd\n" +
+		"4 1 0:25 /lxc " + f.cgroup + "/memory rw - cgroup cgroup rw,memory\n")
+	box := "/docker/" + id("a")
+	write(t, filepath.Join(f.cgroup, "memory", box, "cgroup.procs"), "20\n")
+	write(t, filepath.Join(f.cgroup, "unified", box, "cgroup.procs"), "")
+	write(t, filepath.Join(f.cgroup, "systemd/job.service/cgroup.procs"), "20\n")
+	f.start(20, 1, t.TempDir(), "/u/1", "/")
+	write(t, filepath.Join(f.proc, "20/cgroup"), "7:cpu,memory:/lxc"+box+"\n1:name=systemd:/job.service\n0::/\n")
+	for _, name := range []string{"/lxc" + box, f.cgroup + "/memory" + box, "/job.service", f.cgroup + "/systemd/job.service"} {
+		p, err := f.engine(ProcessesConfig{Cgroups: []string{name}})
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if d := f.only(p); d.PID != 20 || d.ID != id("a") {
+			t.Errorf("%s: %+v", name, d)
+		}
+	}
+	for _, name := range []string{"/none", f.cgroup + "/memory/none"} {
+		if _, err := f.engine(ProcessesConfig{Cgroups: []string{name}}); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -125,7 +125,7 @@ func (r *runtimes) open(ctx context.Context, choice runtimeChoice, log zerolog.L
 	}
 	if name == resolver.RuntimeNone {
 		return r.add(name)(resolver.NewProcesses(resolver.ProcessesConfig{
-			PIDs: choice.pids, Cgroups: choice.cgroups, Ended: func() { r.gone.Store(true) },
+			PIDs: choice.pids, Cgroups: choice.cgroups, HostRoot: r.hostRoot, Ended: func() { r.gone.Store(true) },
 		}))
 	}
 	if len(r.engines) > 0 {
