@@ -250,7 +250,7 @@ func (r *Resolver) containerMounts(c *Container) (mountTable, mountEntry) {
 	if c.InitPID == 0 {
 		return nil, mountEntry{}
 	}
-	table, err := readMounts(r.procFile(c.InitPID, "mountinfo"))
+	table, err := readMounts(r.procFile(c.InitPID, "mountinfo"), &r.odd)
 	if err != nil { // it has just ended
 		return nil, mountEntry{}
 	}

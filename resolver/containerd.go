@@ -19,6 +19,7 @@ import (
 	versionapi "github.com/containerd/containerd/api/services/version/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/api/types/task"
+	"github.com/rs/zerolog"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -40,6 +41,7 @@ const snapshotKey = "SnapshotKey"
 // and NAMESPACE/NAME otherwise.
 type containerd struct {
 	*containerdConn
+	odd  oddities
 	proc startTimes
 
 	mu         sync.Mutex
@@ -52,6 +54,7 @@ type ContainerdConfig struct {
 	Socket string
 	// HostRoot is as in Config.
 	HostRoot string
+	Log      zerolog.Logger
 }
 
 // NewContainerd returns the Engine of a containerd daemon. It does not connect.
@@ -64,7 +67,10 @@ func NewContainerd(cfg ContainerdConfig) (Engine, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("setting up the containerd client: %w", err), conn.Close())
 	}
-	return &containerd{containerdConn: conn, proc: startTimes{clock: clock}, namespaces: make(map[string]string)}, nil
+	return &containerd{
+		containerdConn: conn, odd: oddities{log: cfg.Log},
+		proc: startTimes{clock: clock}, namespaces: make(map[string]string),
+	}, nil
 }
 
 func (c *containerd) Info(ctx context.Context) (EngineInfo, error) {
@@ -186,8 +192,14 @@ func (c *containerd) Inspect(ctx context.Context, id string) (Details, error) {
 	}
 	d := c.details(id, got.Container, process)
 	// A container may be made over a layer that is older than itself.
-	if d.CreatedAt, err = c.snapshotTime(within, d.Driver, d.DriverData[snapshotKey]); err != nil {
-		return Details{}, err
+	d.CreatedAt, err = c.snapshotTime(within, d.Driver, d.DriverData[snapshotKey])
+	if err != nil {
+		// The daemon may have another program keep the layers. While that is away
+		// the container can be watched all the same.
+		if _, away := versionapi.NewVersionClient(c.conn).Version(ctx, &emptypb.Empty{}); away != nil {
+			return Details{}, err
+		}
+		c.odd.note("when the layer was made is not known", id, err)
 	}
 	return d, nil
 }
@@ -203,10 +215,15 @@ func (c *containerd) details(id string, item *containersapi.Container, process *
 	if d.PID != 0 {
 		d.StartedAt = c.proc.of(d.PID)
 	}
-	var spec runtimeSpec
-	if item.Spec != nil && json.Unmarshal(item.Spec.Value, &spec) == nil {
-		spec.apply(&d)
+	if item.Spec == nil {
+		return d
 	}
+	var spec runtimeSpec
+	if err := json.Unmarshal(item.Spec.Value, &spec); err != nil {
+		c.odd.note("specification of a container not read", id, err)
+		return d
+	}
+	spec.apply(&d)
 	return d
 }
 
@@ -352,7 +369,10 @@ func (c *containerd) translate(e *types.Envelope) (Event, bool) {
 	if e.Timestamp.IsValid() {
 		event.Time = e.Timestamp.AsTime()
 	}
-	name, action := taskEvent(e.Event)
+	name, action, err := taskEvent(e.Event)
+	if err != nil {
+		c.odd.note("event of containerd not read", e.Topic+" "+e.Event.TypeUrl, err)
+	}
 	if name == "" {
 		return Event{}, false
 	}
@@ -365,28 +385,28 @@ func (c *containerd) translate(e *types.Envelope) (Event, bool) {
 
 // taskEvent decodes the event types that matter. An exit of a process beside the
 // first one is none of them.
-func taskEvent(value *anypb.Any) (name, action string) {
+func taskEvent(value *anypb.Any) (name, action string, err error) {
 	message, err := value.UnmarshalNew()
 	if err != nil {
-		return "", ""
+		return "", "", err
 	}
 	switch m := message.(type) {
 	case *eventtypes.ContainerCreate:
-		return m.ID, "create"
+		return m.ID, "create", nil
 	case *eventtypes.ContainerUpdate:
-		return m.ID, "rename"
+		return m.ID, "rename", nil
 	case *eventtypes.ContainerDelete:
-		return m.ID, "destroy"
+		return m.ID, "destroy", nil
 	case *eventtypes.TaskStart:
-		return m.ContainerID, "start"
+		return m.ContainerID, "start", nil
 	case *eventtypes.TaskExit:
 		if m.ID == m.ContainerID {
-			return m.ContainerID, "die"
+			return m.ContainerID, "die", nil
 		}
 	case *eventtypes.TaskPaused:
-		return m.ContainerID, "pause"
+		return m.ContainerID, "pause", nil
 	case *eventtypes.TaskResumed:
-		return m.ContainerID, "unpause"
+		return m.ContainerID, "unpause", nil
 	}
-	return "", ""
+	return "", "", nil
 }

@@ -42,6 +42,7 @@ type fakeContainerd struct {
 	containers map[string][]*containersapi.Container // by namespace
 	tasks      map[string][]*task.Process
 	mounts     map[string][]*types.Mount // by namespace/snapshotter/key
+	noStat     error                     // what asking for a snapshot fails with
 	events     chan *types.Envelope
 
 	mu    sync.Mutex
@@ -135,6 +136,9 @@ func (f fakeSnapshots) Mounts(ctx context.Context, r *snapshotsapi.MountsRequest
 }
 
 func (f fakeSnapshots) Stat(ctx context.Context, r *snapshotsapi.StatSnapshotRequest) (*snapshotsapi.StatSnapshotResponse, error) {
+	if f.noStat != nil {
+		return nil, f.noStat
+	}
 	if f.mounts[namespaceOf(ctx)+"/"+r.Snapshotter+"/"+r.Key] == nil {
 		return nil, status.Error(codes.NotFound, "not found")
 	}
@@ -208,7 +212,8 @@ func newFakeContainerd() *fakeContainerd {
 
 func TestContainerd(t *testing.T) {
 	f := newFakeContainerd()
-	e, err := NewContainerd(ContainerdConfig{Socket: f.serve(t)})
+	var log strings.Builder
+	e, err := NewContainerd(ContainerdConfig{Socket: f.serve(t), Log: zerolog.New(&log)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,8 +251,20 @@ func TestContainerd(t *testing.T) {
 	if dir, _, err := e.(layerFinder).UpperDir(ctx, first); dir != "" || err != nil {
 		t.Errorf("upper directory of a snapshot that is gone: %q, %v", dir, err)
 	}
-	if broken, err := e.Inspect(ctx, id("d")); err != nil || broken.Name != "db" {
-		t.Errorf("with a broken specification: %+v, %v", broken, err)
+	for range 2 {
+		if broken, err := e.Inspect(ctx, id("d")); err != nil || broken.Name != "db" {
+			t.Errorf("with a broken specification: %+v, %v", broken, err)
+		}
+	}
+	// The program that keeps the layers is away.
+	f.noStat = status.Error(codes.Unavailable, "connection refused")
+	for range 2 {
+		if box, err := e.Inspect(ctx, "default/box"); err != nil || box.Name != "box" || !box.CreatedAt.IsZero() {
+			t.Errorf("without a time: %+v, %v", box, err)
+		}
+	}
+	if n := strings.Count(log.String(), "\n"); n != 2 || !strings.Contains(log.String(), id("d")) || !strings.Contains(log.String(), "default/box") {
+		t.Errorf("logged:\n%s", log.String())
 	}
 	var gone *NotFoundError
 	for _, none := range []string{"default/none", id("e"), "x"} {
@@ -279,7 +296,8 @@ func envelope(t *testing.T, namespace string, m proto.Message) *types.Envelope {
 
 func TestContainerdEvents(t *testing.T) {
 	f := newFakeContainerd()
-	e, err := NewContainerd(ContainerdConfig{Socket: f.serve(t)})
+	var log strings.Builder
+	e, err := NewContainerd(ContainerdConfig{Socket: f.serve(t), Log: zerolog.New(&log)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,6 +307,7 @@ func TestContainerdEvents(t *testing.T) {
 		envelope(t, "default", &eventtypes.ContainerCreate{ID: "box"}),
 		envelope(t, "moby", &eventtypes.ContainerCreate{ID: id("e")}),
 		{Namespace: "default", Event: &anypb.Any{TypeUrl: "containerd.events.TaskStart", Value: []byte("\xff\xff")}},
+		{Namespace: "default", Event: &anypb.Any{TypeUrl: "nobody.knows.This"}},
 		{Namespace: "default", Event: &anypb.Any{TypeUrl: "nobody.knows.This"}},
 		envelope(t, "default", &eventtypes.TaskExit{ContainerID: "box", ID: "exec-1"}),
 		envelope(t, "default", &eventtypes.TaskExit{ContainerID: "box", ID: "box"}),
@@ -313,6 +332,10 @@ func TestContainerdEvents(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("the end of the stream is not told")
+	}
+	// Those that can not be read are told of, once.
+	if n := strings.Count(log.String(), "\n"); n != 2 || !strings.Contains(log.String(), "nobody.knows.This") {
+		t.Errorf("logged:\n%s", log.String())
 	}
 }
 

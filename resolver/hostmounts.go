@@ -17,6 +17,7 @@ import (
 type hostMounts struct {
 	path    string
 	changed func(*os.File) bool
+	odd     *oddities // tells of lines that are none; may be nil
 
 	mu    sync.Mutex
 	file  *os.File // nil if it was not opened yet
@@ -55,7 +56,7 @@ func (h *hostMounts) readAgain() (mountTable, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseMounts(data), nil
+	return parseMounts(data, h.odd), nil
 }
 
 // openMounts opens a mountinfo file so that the Go runtime does not wait for it: the

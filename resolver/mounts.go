@@ -25,25 +25,29 @@ type mountEntry struct {
 // mountTable is the mounts of a mount namespace, in the kernel's order.
 type mountTable []mountEntry
 
-// readMounts reads a mountinfo file.
-func readMounts(file string) (mountTable, error) {
+// readMounts reads a mountinfo file. odd, which may be nil, is as in parseMounts.
+func readMounts(file string, odd *oddities) (mountTable, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading mount table: %w", err)
 	}
-	return parseMounts(data), nil
+	return parseMounts(data, odd), nil
 }
 
 // parseMounts parses a mountinfo file, whose format is proc_pid_mountinfo(5).
-// Lines that do not have it are left out: one odd mount must not hide the
-// others. Lines may be of any length, those of overlays with many lower
+// Lines that do not have it are left out, and odd tells of them: one odd mount must
+// not hide the others. Lines may be of any length, those of overlays with many lower
 // directories exceed 64 KiB.
-func parseMounts(data []byte) mountTable {
+func parseMounts(data []byte, odd *oddities) mountTable {
 	var table mountTable
 	for line := range bytes.Lines(data) {
-		if m, ok := parseMount(strings.TrimSuffix(string(line), "\n")); ok {
-			table = append(table, m)
+		text := strings.TrimSuffix(string(line), "\n")
+		m, ok := parseMount(text)
+		if !ok {
+			odd.note("line of a mount table left out", text, nil)
+			continue
 		}
+		table = append(table, m)
 	}
 	return table
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,8 +31,29 @@ func TestParseMounts(t *testing.T) {
 		{id: 37, parent: 35, device: 9, root: "/", point: "/a b\t\\\nc", readOnly: true, fsType: "fuse.sshfs", source: "u@h:/x y", options: "rw,user_id=0"},
 		{id: 38, parent: 35, device: 10, root: "/", point: "/d\xff", fsType: "overlay", source: "overlay", options: "rw,lowerdir=" + long},
 	}
-	if got := parseMounts([]byte(text)); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %.2000v", got)
+	// What is left out is told of, once.
+	var log strings.Builder
+	odd := &oddities{log: zerolog.New(&log)}
+	for range 2 {
+		if got := parseMounts([]byte(text), odd); !reflect.DeepEqual(got, want) {
+			t.Errorf("got %.2000v", got)
+		}
+	}
+	if n := strings.Count(log.String(), "\n"); n != 7 || !strings.Contains(log.String(), `"input":"not a mount"`) {
+		t.Errorf("%d lines were logged, want 7:\n%s", n, log.String())
+	}
+}
+
+// TestOdditiesAreBounded: whoever feeds us nonsense for ever fills neither the log nor
+// the memory.
+func TestOdditiesAreBounded(t *testing.T) {
+	var log strings.Builder
+	odd := &oddities{log: zerolog.New(&log)}
+	for i := range 2 * maxOddities {
+		odd.note("what", fmt.Sprint(i)+strings.Repeat("x", 2*oddityLength), nil)
+	}
+	if n := strings.Count(log.String(), "\n"); n != maxOddities || len(odd.told) != maxOddities || log.Len() > 2*maxOddities*oddityLength {
+		t.Errorf("%d lines of %d bytes, %d remembered", n, log.Len(), len(odd.told))
 	}
 }
 
@@ -68,7 +90,7 @@ func TestMountAt(t *testing.T) {
 5 4 0:5 / /a/c rw - x c rw
 6 1 0:6 / /ab rw - x ab rw
 7 7 0:7 / /self rw - x self-parent rw
-`))
+`), nil)
 	for name, want := range map[string]string{
 		"/": "root", "/x": "root", "/a": "over-a", "/a/b/x": "over-a", "/a/c/x": "c",
 		"/ab": "ab", "/abc": "root", "/self": "root",
@@ -82,7 +104,7 @@ func TestMountAt(t *testing.T) {
 		"1 2 0:1 / / rw - x a rw\n2 1 0:1 / / rw - x b rw\n",
 		"5 1 0:1 / /a rw - x a rw\n",
 	} {
-		if m, ok := parseMounts([]byte(broken)).at("/a"); ok {
+		if m, ok := parseMounts([]byte(broken), nil).at("/a"); ok {
 			t.Errorf("%q: %+v", broken, m)
 		}
 	}
@@ -93,7 +115,7 @@ func TestLocate(t *testing.T) {
 2 1 0:2 /sub /m rw - x m rw
 3 1 0:3 / /hidden rw - x h rw
 4 1 0:4 / /hidden rw - x over rw
-`))
+`), nil)
 	for _, tc := range []struct {
 		device      uint64
 		inner, want string
@@ -191,7 +213,7 @@ func TestFindHierarchy(t *testing.T) {
 		{root + tmpfs + hidden + cpu, hierarchy{"cpu", "/sys/fs/cgroup/cpu,cpuacct", "/"}},
 		{root + tmpfs + systemd, hierarchy{}},
 	} {
-		if got := findHierarchy(parseMounts([]byte(tc.table))); got != tc.want {
+		if got := findHierarchy(parseMounts([]byte(tc.table), nil)); got != tc.want {
 			t.Errorf("%+v, want %+v in\n%s", got, tc.want, tc.table)
 		}
 	}
@@ -375,7 +397,7 @@ func FuzzParseMounts(f *testing.F) {
 		f.Add(data, "/opt/vol/x")
 	}
 	f.Fuzz(func(t *testing.T, data []byte, name string) {
-		table := parseMounts(data)
+		table := parseMounts(data, nil)
 		table.at(name)
 		table.locate(60, name)
 		overlayOf(table, name, name)

@@ -156,9 +156,9 @@ func FuzzPlaces(f *testing.F) {
 		if strings.ContainsAny(root+point, " \n") || !strings.HasPrefix(point, "/") {
 			return
 		}
-		table := parseMounts([]byte("1 0 0:60 / / rw - overlay overlay rw,upperdir=/u\n" +
-			fmt.Sprintf("2 1 8:1 %s %s rw - ext4 /dev/x rw\n", root, point)))
-		host := parseMounts([]byte("9 0 8:1 / / rw - ext4 /dev/x rw\n"))
+		table := parseMounts([]byte("1 0 0:60 / / rw - overlay overlay rw,upperdir=/u\n"+
+			fmt.Sprintf("2 1 8:1 %s %s rw - ext4 /dev/x rw\n", root, point)), nil)
+		host := parseMounts([]byte("9 0 8:1 / / rw - ext4 /dev/x rw\n"), nil)
 		d := Details{Mounts: []DeclaredMount{{Type: "volume", Name: id("c"), Source: source, Destination: "/elsewhere"}}}
 		mounts := classifyMounts(declaredMounts(d), table, table[0], func() mountTable { return host })
 		for _, m := range mounts {

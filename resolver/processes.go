@@ -74,7 +74,7 @@ func NewProcesses(cfg ProcessesConfig) (Engine, error) {
 		cfg: cfg, proc: startTimes{clock: clock, root: cfg.ProcRoot},
 		given: make(map[int]time.Time), known: make(map[string]Details), roots: make(map[rootKey]string), there: make(map[string]bool),
 	}
-	table, err := readMounts(hostMountTable(cfg.ProcRoot, cfg.HostRoot))
+	table, err := readMounts(hostMountTable(cfg.ProcRoot, cfg.HostRoot), nil)
 	if err != nil {
 		return nil, fmt.Errorf("looking for processes: %w", err)
 	}
@@ -278,7 +278,7 @@ func (p *processes) rootKey(pid int) (rootKey, bool) {
 
 // upperOf returns the upper directory of a process's root.
 func (p *processes) upperOf(pid int) (string, error) {
-	table, err := readMounts(p.file(pid, "mountinfo"))
+	table, err := readMounts(p.file(pid, "mountinfo"), nil)
 	if err != nil {
 		return "", err
 	}

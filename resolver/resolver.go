@@ -58,6 +58,7 @@ type Resolver struct {
 	groups         newGroups
 	host           hostMounts
 	handles        int // descriptor for cgroup handles; -1 if there is none
+	odd            oddities
 	warnHandles    sync.Once
 
 	mu         sync.Mutex
@@ -82,7 +83,8 @@ func New(cfg Config) (*Resolver, error) {
 		containers:     make(map[string]Container),
 	}
 	r.actors = newActors(r.openCgroup)
-	r.host.path, r.host.changed = r.hostMounts(), mountsChanged
+	r.odd.log = cfg.Log
+	r.host.path, r.host.changed, r.host.odd = r.hostMounts(), mountsChanged, &r.odd
 	table, err := r.host.read()
 	if err != nil {
 		return nil, fmt.Errorf("setting up resolver: %w", err)

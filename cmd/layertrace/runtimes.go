@@ -108,7 +108,7 @@ func (r *runtimes) open(ctx context.Context, choice runtimeChoice, log zerolog.L
 		}
 	}
 	if wanted(resolver.RuntimeContainerd) {
-		engine, err := findContainerd(ctx, r.hostRoot, choice.getenv("CONTAINERD_ADDRESS"), name != runtimeAuto)
+		engine, err := r.findContainerd(ctx, choice.getenv("CONTAINERD_ADDRESS"), name != runtimeAuto, log)
 		if err != nil && name == runtimeAuto {
 			log.Debug().Err(err).Msg("no containerd found")
 		} else if err := r.add(resolver.RuntimeContainerd)(engine, err); err != nil {
@@ -188,17 +188,17 @@ func onHost(hostRoot, name string) bool {
 
 // findContainerd returns the engine of the containerd at an address, or of the first
 // one at its usual places. If sure is unset, it must be there and answer.
-func findContainerd(ctx context.Context, hostRoot, address string, sure bool) (resolver.Engine, error) {
+func (r *runtimes) findContainerd(ctx context.Context, address string, sure bool, log zerolog.Logger) (resolver.Engine, error) {
 	if address == "" {
 		i := slices.IndexFunc(containerdSockets, func(name string) bool {
-			return onHost(hostRoot, name)
+			return onHost(r.hostRoot, name)
 		})
 		if i < 0 && !sure {
 			return nil, fmt.Errorf("looking for containerd's socket: %w", fs.ErrNotExist)
 		}
 		address = containerdSockets[max(i, 0)]
 	}
-	engine, err := resolver.NewContainerd(resolver.ContainerdConfig{Socket: address, HostRoot: hostRoot})
+	engine, err := resolver.NewContainerd(resolver.ContainerdConfig{Socket: address, HostRoot: r.hostRoot, Log: log})
 	if err != nil || sure {
 		return engine, err
 	}
