@@ -96,7 +96,7 @@ func (c *containerd) List(ctx context.Context) ([]Listed, error) {
 	}
 	var listed []Listed
 	for _, n := range namespaces.Namespaces {
-		if ofDocker(n.Name) {
+		if OfDocker(n.Name) {
 			continue
 		}
 		within := inNamespace(ctx, n.Name)
@@ -121,9 +121,9 @@ func (c *containerd) List(ctx context.Context) ([]Listed, error) {
 	return listed, nil
 }
 
-// ofDocker tells the namespaces that dockerd uses: moby, plugins.moby, and
+// OfDocker tells the namespaces that dockerd uses: moby, plugins.moby, and
 // moby-UID.GID with remapped users.
-func ofDocker(namespace string) bool {
+func OfDocker(namespace string) bool {
 	return namespace == "moby" || namespace == "plugins.moby" || strings.HasPrefix(namespace, "moby-")
 }
 
@@ -362,7 +362,7 @@ func (c *containerd) Events(ctx context.Context) (<-chan Event, <-chan error) {
 // translate turns an event of containerd into ours. What cannot be read is left
 // out: events are hints, and the next comparison finds what they were about.
 func (c *containerd) translate(e *types.Envelope) (Event, bool) {
-	if e == nil || e.Event == nil || ofDocker(e.Namespace) {
+	if e == nil || e.Event == nil || OfDocker(e.Namespace) {
 		return Event{}, false
 	}
 	event := Event{Time: time.Now()}

@@ -12,7 +12,9 @@ import (
 // runtime by itself: that one of them can not be reached does not keep the others
 // from being reported. Its methods may be called concurrently, except Close.
 type Group struct {
-	members []Member
+	mu      sync.RWMutex
+	members []Member     // only ever more
+	follow  func(Member) // takes a member into the Watch that runs; nil if none does
 }
 
 // Member is the Resolver of one runtime.
@@ -21,14 +23,34 @@ type Member struct {
 	*Resolver
 }
 
-// NewGroup returns the Group of at least one Resolver, which it closes when it is
-// closed.
-func NewGroup(members ...Member) *Group { return &Group{members} }
+// NewGroup returns the Group of some Resolvers, which it closes when it is closed.
+// Before there is at least one, nothing but Join and Close may be called.
+func NewGroup(members ...Member) *Group { return &Group{members: members} }
+
+// Join adds a member. A Watch that runs follows it from now on.
+func (g *Group) Join(m Member) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.members = append(g.members, m)
+	if g.follow != nil {
+		g.follow(m)
+	}
+}
+
+// all returns the members that there are now.
+func (g *Group) all() []Member {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.members
+}
+
+// first returns the member that answers for the host.
+func (g *Group) first() *Resolver { return g.all()[0].Resolver }
 
 // Close closes all members.
 func (g *Group) Close() error {
 	var all error
-	for _, r := range g.members {
+	for _, r := range g.all() {
 		all = errors.Join(all, r.Close())
 	}
 	return all
@@ -42,7 +64,7 @@ func (g *Group) Find(ctx context.Context, ref string) (Container, error) {
 		missing *NotFoundError
 		failed  error
 	)
-	for _, r := range g.members {
+	for _, r := range g.all() {
 		c, err := r.Find(ctx, ref)
 		var none *NotFoundError
 		switch {
@@ -74,7 +96,7 @@ func (g *Group) Find(ctx context.Context, ref string) (Container, error) {
 // List returns the containers of all runtimes, ordered by name.
 func (g *Group) List(ctx context.Context) ([]Container, error) {
 	var all []Container
-	for _, r := range g.members {
+	for _, r := range g.all() {
 		list, err := r.List(ctx)
 		if err != nil {
 			return nil, &RuntimeError{Runtime: r.Runtime, Err: err}
@@ -88,15 +110,22 @@ func (g *Group) List(ctx context.Context) ([]Container, error) {
 }
 
 // HostPath is as Resolver.HostPath: all members have the host's mount table.
-func (g *Group) HostPath(m Mount) string { return g.members[0].HostPath(m) }
+func (g *Group) HostPath(m Mount) string { return g.first().HostPath(m) }
 
-// Watch is as Resolver.Watch, for all runtimes. sel.Synced is called when all that
-// can be reached have reported what there is.
+// Watch is as Resolver.Watch, for all runtimes, those included that join later.
+// sel.Synced is called when all that were there at the beginning and can be reached
+// have reported what there is.
 func (g *Group) Watch(ctx context.Context, sel Selection, fn func(Change)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g.mu.Lock()
+	members := g.members
 	var (
-		mu    sync.Mutex
-		left  = len(g.members)
-		ready = sel.Synced
+		mu     sync.Mutex
+		left   = len(members)
+		ready  = sel.Synced
+		failed error
+		all    sync.WaitGroup
 	)
 	sel.Synced = func() {
 		mu.Lock()
@@ -112,40 +141,54 @@ func (g *Group) Watch(ctx context.Context, sel Selection, fn func(Change)) error
 		defer mu.Unlock()
 		fn(c)
 	}
-	// Watch fails only because of sel, which is the same for all.
-	errs := make([]error, len(g.members))
-	var all sync.WaitGroup
-	for i, r := range g.members {
+	follow := func(r Member, sel Selection) {
+		// Watch fails only because of sel, which is the same for all.
+		if err := r.Watch(ctx, sel, one); err != nil {
+			mu.Lock()
+			failed = err
+			mu.Unlock()
+			cancel()
+		}
+	}
+	for _, r := range members {
 		all.Go(func() {
 			sel := sel
-			if _, err := r.engine.List(ctx); errors.Is(err, ErrUnreachable) && len(g.members) > 1 {
+			if _, err := r.engine.List(ctx); errors.Is(err, ErrUnreachable) && len(members) > 1 {
 				sel.Synced() // the others must not wait for it
 				sel.Synced = nil
 			}
-			errs[i] = r.Watch(ctx, sel, one)
+			follow(r, sel)
 		})
 	}
+	late := sel
+	late.Synced = nil
+	g.follow = func(r Member) { all.Go(func() { follow(r, late) }) }
+	g.mu.Unlock()
+	<-ctx.Done()
+	g.mu.Lock()
+	g.follow = nil
+	g.mu.Unlock()
 	all.Wait()
-	return errors.Join(errs...)
+	return failed
 }
 
 // RefreshMounts is as Resolver.RefreshMounts. It asks the kernel only.
-func (g *Group) RefreshMounts(c Container) Container { return g.members[0].RefreshMounts(c) }
+func (g *Group) RefreshMounts(c Container) Container { return g.first().RefreshMounts(c) }
 
 // CgroupController is as Resolver.CgroupController: it is a matter of the host.
-func (g *Group) CgroupController() string { return g.members[0].CgroupController() }
+func (g *Group) CgroupController() string { return g.first().CgroupController() }
 
 // LayerMounted is as Resolver.LayerMounted. It asks the kernel only.
-func (g *Group) LayerMounted(c *Container) bool { return g.members[0].LayerMounted(c) }
+func (g *Group) LayerMounted(c *Container) bool { return g.first().LayerMounted(c) }
 
 // ProcessAlive is as Resolver.ProcessAlive. It asks the kernel only.
 func (g *Group) ProcessAlive(pid uint32, startNS uint64) bool {
-	return g.members[0].ProcessAlive(pid, startNS)
+	return g.first().ProcessAlive(pid, startNS)
 }
 
 // Known is as Resolver.Known.
 func (g *Group) Known(id string) (Container, bool) {
-	for _, r := range g.members {
+	for _, r := range g.all() {
 		if c, ok := r.Known(id); ok {
 			return c, true
 		}
@@ -155,12 +198,12 @@ func (g *Group) Known(id string) (Container, bool) {
 
 // Actor is as Resolver.Actor.
 func (g *Group) Actor(cgroupID uint64) (containerID string, ok bool) {
-	for _, r := range g.members {
+	for _, r := range g.all() {
 		if id, ok := r.actors.own(cgroupID); ok {
 			return id, true
 		}
 	}
-	return g.members[0].actors.find(cgroupID, func(id string) bool {
+	return g.first().actors.find(cgroupID, func(id string) bool {
 		_, ok := g.Known(id)
 		return ok
 	})

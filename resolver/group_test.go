@@ -83,6 +83,24 @@ func TestGroupWatch(t *testing.T) {
 	if !found["web"] || !found["db"] {
 		t.Errorf("found %v", found)
 	}
+	// A runtime that turns up is followed, too.
+	late := newFakeEngine(Details{ID: id("f"), Name: "job", Runtime: "containerd"})
+	r, err := New(Config{Log: zerolog.Nop(), Engine: late})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Join(Member{"containerd", r})
+	select {
+	case c := <-changes:
+		if c.Kind != Found || c.Container.Name != "job" {
+			t.Errorf("change %s of %s", c.Kind, c.Container.Name)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the container of the runtime that joined is not reported")
+	}
+	if c, err := g.Find(t.Context(), "job"); err != nil || c.ID != id("f") {
+		t.Errorf("job: %v", err)
+	}
 	// One runtime ends; the other is followed all the same.
 	docker.hangUp()
 	podman.set(func(all map[string]Details) { all[id("e")] = Details{ID: id("e"), Name: "late", Runtime: "podman"} })
@@ -98,6 +116,9 @@ func TestGroupWatch(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+	if err := g.Watch(t.Context(), Selection{}, nil); err == nil {
+		t.Error("nothing to watch: no error")
 	}
 	// With one away from the beginning, the other is ready.
 	ctx, cancel = context.WithCancel(t.Context())

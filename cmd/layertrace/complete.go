@@ -28,10 +28,7 @@ func completeNames(c *cobra.Command, env *env, flags runtimeFlags, given []strin
 	defer runtime.Close()
 	ctx, cancel := context.WithTimeout(c.Context(), completeTimeout)
 	defer cancel()
-	listed, err := runtime.Names(ctx)
-	if err != nil {
-		return nil, none
-	}
+	listed, _ := runtime.Names(ctx)
 	var names []cobra.Completion
 	for _, l := range listed {
 		if l.Name != "" && !slices.Contains(given, l.Name) {

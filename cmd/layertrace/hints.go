@@ -52,6 +52,8 @@ func lookupFailure(err error, host string, line []string, missing func(name stri
 	return runtimeFailure(err, host, "sudo "+shellLine(line))
 }
 
+const startContainerd = "sudo systemctl start containerd"
+
 // runtimeFailure says why a runtime cannot be used, in words; host is the address
 // of Docker, asRoot the command that would be allowed to use it.
 func runtimeFailure(err error, host, asRoot string) error {
@@ -68,7 +70,9 @@ func runtimeFailure(err error, host, asRoot string) error {
 	case of.Runtime == resolver.RuntimePodman && errors.Is(err, fs.ErrNotExist):
 		return fail(exitRuntime, "sudo podman info --format '{{.Store.GraphRoot}}' says where they would be", "podman: it keeps no containers on this machine")
 	case errors.Is(err, fs.ErrNotExist):
-		return fail(exitRuntime, "CONTAINERD_ADDRESS=/path/to/containerd.sock, if it listens elsewhere", "%s: cannot be reached: there is no socket", of.Runtime)
+		return fail(exitRuntime, startContainerd+", or say where it listens: CONTAINERD_ADDRESS=/path/to/containerd.sock", "%s: cannot be reached: there is no socket", of.Runtime)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fail(exitRuntime, startContainerd, "%s: cannot be reached: no daemon listens", of.Runtime)
 	}
 	return fail(exitRuntime, "layertrace doctor", "%s: %w", of.Runtime, of.Err)
 }

@@ -186,12 +186,15 @@ func (c *Containers) List(context.Context) ([]resolver.Container, error) {
 }
 
 // Names returns all containers in short.
-func (c *Containers) Names(ctx context.Context) ([]resolver.Listed, error) {
+func (c *Containers) Names(context.Context) ([]resolver.Listed, error) {
+	if err := c.failure(); err != nil {
+		return nil, err
+	}
 	var listed []resolver.Listed
 	for _, found := range c.snapshot() {
 		listed = append(listed, resolver.Listed{ID: found.ID, Name: found.Name, State: found.State})
 	}
-	return listed, c.failure()
+	return listed, nil
 }
 
 // HostPath is the mount's source.
