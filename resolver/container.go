@@ -281,12 +281,15 @@ func (r *Resolver) findLayer(ctx context.Context, c *Container, d Details, root 
 		candidates, c.Plain = []string{before.UpperDir}, before.Plain
 	}
 	if finder, ok := r.engine.(layerFinder); ok && len(candidates) == 0 {
-		dir, isPlain, err := finder.UpperDir(ctx, d)
+		layer, err := finder.FindLayer(ctx, d)
 		if err != nil {
 			r.log.Debug().Err(err).Str("container", d.ID).Msg("the runtime was asked for the layer in vain")
 		}
-		if dir != "" {
-			candidates, c.Plain = []string{path.Clean(dir)}, isPlain
+		if layer.upperDir != "" {
+			candidates, c.Plain = []string{path.Clean(layer.upperDir)}, layer.plain
+		}
+		if len(c.LowerDirs) == 0 {
+			c.LowerDirs = layer.lowerDirs
 		}
 	}
 	if len(candidates) == 0 {

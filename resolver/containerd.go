@@ -258,13 +258,13 @@ func taskState(process *task.Process) (State, int) {
 	return StateExited, 0
 }
 
-// UpperDir asks for a layer that no mount table shows.
-func (c *containerd) UpperDir(ctx context.Context, d Details) (dir string, plain bool, err error) {
+// FindLayer asks for a layer that no mount table shows.
+func (c *containerd) FindLayer(ctx context.Context, d Details) (foundLayer, error) {
 	namespace, _, err := c.locate(ctx, d.ID)
 	if err != nil || d.DriverData[snapshotKey] == "" {
-		return "", false, err
+		return foundLayer{}, err
 	}
-	return c.snapshotDir(ctx, namespace, d.Driver, d.DriverData[snapshotKey])
+	return c.layer(ctx, namespace, d.Driver, d.DriverData[snapshotKey])
 }
 
 // runtimeSpec is what is of interest in a container's config.json, whose form is

@@ -245,11 +245,11 @@ func TestContainerd(t *testing.T) {
 	if err != nil || box.PID != 0 || box.State != StateExited || !box.CreatedAt.Equal(snapshotMade) {
 		t.Errorf("%+v, %v", box, err)
 	}
-	if dir, plain, err := e.(layerFinder).UpperDir(ctx, box); dir != "/s/1/fs" || plain || err != nil {
-		t.Errorf("upper directory %q, plain: %v, %v", dir, plain, err)
+	if layer, err := e.(layerFinder).FindLayer(ctx, box); !reflect.DeepEqual(layer, foundLayer{"/s/1/fs", false, []string{"/s/0/fs"}}) || err != nil {
+		t.Errorf("%+v, %v", layer, err)
 	}
-	if dir, _, err := e.(layerFinder).UpperDir(ctx, first); dir != "" || err != nil {
-		t.Errorf("upper directory of a snapshot that is gone: %q, %v", dir, err)
+	if layer, err := e.(layerFinder).FindLayer(ctx, first); layer.upperDir != "" || err != nil {
+		t.Errorf("of a snapshot that is gone: %+v, %v", layer, err)
 	}
 	for range 2 {
 		if broken, err := e.Inspect(ctx, id("d")); err != nil || broken.Name != "db" {
@@ -407,8 +407,8 @@ func TestContainerdFromContainer(t *testing.T) {
 		fmt.Fprint(w, `{"Containerd":{"Address":"/run/s","Namespaces":{"Containers":"default"}}}`)
 	})
 	dockerd.(*docker).hostRoot = root
-	if dir, _, err := dockerd.(layerFinder).UpperDir(t.Context(), Details{ID: id("a"), Driver: "overlayfs"}); err != nil || dir != "/s/1/fs" {
-		t.Errorf("upper directory %q, %v", dir, err)
+	if layer, err := dockerd.(layerFinder).FindLayer(t.Context(), Details{ID: id("a"), Driver: "overlayfs"}); err != nil || layer.upperDir != "/s/1/fs" {
+		t.Errorf("%+v, %v", layer, err)
 	}
 }
 
@@ -420,7 +420,7 @@ func TestLayerOfStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := newFakeContainerd()
-	f.mounts["default/overlayfs/box-rw"][0].Options = []string{"upperdir=" + upper}
+	f.mounts["default/overlayfs/box-rw"][0].Options = []string{"upperdir=" + upper, "lowerdir=/image/2:/image/1"}
 	e, err := NewContainerd(ContainerdConfig{Socket: f.serve(t)})
 	if err != nil {
 		t.Fatal(err)
@@ -432,7 +432,7 @@ func TestLayerOfStopped(t *testing.T) {
 	}
 	defer r.Close()
 	c, err := r.Find(t.Context(), "box")
-	if err != nil || c.LayerErr != nil || c.UpperDir != upper {
+	if err != nil || c.LayerErr != nil || c.UpperDir != upper || !slices.Equal(c.LowerDirs, []string{"/image/2", "/image/1"}) {
 		t.Errorf("%+v, %v", c, err)
 	}
 	if got, want := c.Record(), (record.Container{ID: "default/box", Name: "box", Runtime: "containerd"}); got != want {

@@ -63,22 +63,20 @@ func inNamespace(ctx context.Context, namespace string) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, "containerd-namespace", namespace)
 }
 
-// snapshotDir returns the directory of an active snapshot that holds the changes:
-// the upper directory of the overlay that it is going to be, or its only
-// directory, then plain is set. It returns "" if there is no such snapshot or it is
-// made otherwise.
-func (c *containerdConn) snapshotDir(ctx context.Context, namespace, snapshotter, key string) (dir string, plain bool, err error) {
+// layer returns the layer that an active snapshot is: the upper directory of the
+// overlay that it is going to be, or its only directory. It returns an empty one if
+// there is no such snapshot or it is made otherwise.
+func (c *containerdConn) layer(ctx context.Context, namespace, snapshotter, key string) (foundLayer, error) {
 	ctx, cancel := context.WithTimeout(inNamespace(ctx, namespace), dockerTimeout)
 	defer cancel()
 	answer, err := snapshotsapi.NewSnapshotsClient(c.conn).Mounts(ctx, &snapshotsapi.MountsRequest{Snapshotter: snapshotter, Key: key})
 	switch status.Code(err) {
 	case codes.OK:
-		dir, plain = writableDir(answer.Mounts)
-		return dir, plain, nil
+		return layerOf(answer.Mounts), nil
 	case codes.NotFound, codes.InvalidArgument, codes.FailedPrecondition:
-		return "", false, nil
+		return foundLayer{}, nil
 	}
-	return "", false, c.wrap("asking for the mounts of snapshot "+key, err)
+	return foundLayer{}, c.wrap("asking for the mounts of snapshot "+key, err)
 }
 
 // snapshotTime returns when a snapshot was made, and no time if there is none. ctx
@@ -100,23 +98,23 @@ func (c *containerdConn) snapshotTime(ctx context.Context, snapshotter, key stri
 	return time.Time{}, c.wrap("asking for snapshot "+key, err)
 }
 
-// writableDir is snapshotDir, given the mounts that make the snapshot.
-func writableDir(mounts []*types.Mount) (dir string, plain bool) {
+// layerOf returns the layer that mounts of a snapshot make.
+func layerOf(mounts []*types.Mount) foundLayer {
 	for _, m := range mounts {
 		switch m.GetType() {
 		case "overlay":
 			for _, option := range m.Options {
 				if dir, ok := strings.CutPrefix(option, "upperdir="); ok {
-					return dir, false
+					return foundLayer{upperDir: dir, lowerDirs: lowerNames(strings.Join(m.Options, ","))}
 				}
 			}
 		case "bind":
 			if slices.Contains(m.Options, "rw") {
-				return m.Source, true
+				return foundLayer{upperDir: m.Source, plain: true}
 			}
 		}
 	}
-	return "", false
+	return foundLayer{}
 }
 
 // wrap says what failed, and marks errors that mean that the daemon can not be

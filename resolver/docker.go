@@ -303,21 +303,21 @@ func systemReason(err error) error {
 	return err
 }
 
-// UpperDir asks containerd, where the daemon keeps its layers there (driver
+// FindLayer asks containerd, where the daemon keeps its layers there (driver
 // overlayfs and other snapshotters), since the daemon's own API does not tell.
-func (d *docker) UpperDir(ctx context.Context, c Details) (dir string, plain bool, err error) {
+func (d *docker) FindLayer(ctx context.Context, c Details) (foundLayer, error) {
 	if c.DriverData != nil || c.Driver == "" {
-		return "", false, nil
+		return foundLayer{}, nil
 	}
 	switch c.Driver {
 	case "overlay2", "vfs", "btrfs", "zfs", "fuse-overlayfs", "overlay", "aufs", "devicemapper":
-		return "", false, nil // a driver of Docker's own
+		return foundLayer{}, nil // a driver of Docker's own
 	}
 	snapshots, err := d.snapshots(ctx)
 	if err != nil || snapshots == nil {
-		return "", false, err
+		return foundLayer{}, err
 	}
-	return snapshots.snapshotDir(ctx, d.namespace, c.Driver, c.ID)
+	return snapshots.layer(ctx, d.namespace, c.Driver, c.ID)
 }
 
 // snapshots returns the connection to the daemon's containerd, nil if the daemon

@@ -29,9 +29,15 @@ type Engine interface {
 // own, where neither Details nor the mount tables tell where it is: that of a
 // container which does not run.
 type layerFinder interface {
-	// UpperDir returns the layer's directory, or "" if there is none to be known.
-	// plain is as in Container.
-	UpperDir(ctx context.Context, d Details) (dir string, plain bool, err error)
+	FindLayer(ctx context.Context, d Details) (foundLayer, error)
+}
+
+// foundLayer is what a runtime says of a layer; the fields are as in Container. All are
+// empty if there is none to be known.
+type foundLayer struct {
+	upperDir  string
+	plain     bool
+	lowerDirs []string
 }
 
 // Runtimes, as Container.Runtime tells them.
