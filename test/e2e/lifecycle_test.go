@@ -139,8 +139,8 @@ func checkRemoved(t *testing.T, s *session, b *box, size, allocated int64) {
 }
 
 // TestRunToCompletion: with --wait, a container that does not exist yet is
-// counted from the first byte that its first process writes, and the run ends
-// when it is removed.
+// counted from the first byte that its first process writes. The run goes on when
+// it has ended.
 func TestRunToCompletion(t *testing.T) {
 	name := "e2e-to-come"
 	s := watch(t, "--wait", name)
