@@ -38,7 +38,7 @@ MATRIX_LEAVES := $(ELSEWHERE)|$(ONCE_1)|$(ONCE_2)|TestSoak|TestShortContainers
 MATRIX_EXT4 := TestTurn|TestNobodyCollects|TestExecutableWithoutPath|TestRemount|TestScanWhileWriting|TestCovered|TestIntervals|TestProcesses|TestLifecycle|TestRunToCompletion|TestShortLived
 MATRIX = $(foreach kernel,$(MATRIX_KERNELS),$(MATRIX_FILE_SYSTEMS:%=$(kernel)-%))
 # What test-docker runs.
-DOCKER_TESTS ?= TestAcceptance|TestLifecycle|TestRunToCompletion|TestShortLived|TestOneWay
+DOCKER_TESTS ?= TestAcceptance|TestLifecycle|TestRunToCompletion|TestShortLived|TestShortContainers|TestOneWay|TestCovered|TestExplain|TestFate
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 GO := .ci/with-go go

@@ -23,6 +23,7 @@ var env struct {
 	docker   *dockerAPI
 	dir      string // temporary, outside of any layer
 	kernel   [2]int // version and patchlevel
+	api      [2]int // the newest version of its API that Docker has
 }
 
 func TestMain(m *testing.M) {
@@ -72,6 +73,9 @@ func setUpAndRun(m *testing.M) (code int, err error) {
 	}
 	if err := env.docker.do("GET", "/version", nil, &version); err != nil {
 		return 1, fmt.Errorf("docker is needed: %w", err)
+	}
+	if _, err := fmt.Sscanf(version.APIVersion, "%d.%d", &env.api[0], &env.api[1]); err != nil {
+		return 1, fmt.Errorf("docker's API version %q: %w", version.APIVersion, err)
 	}
 	if err := importImage(); err != nil {
 		return 1, fmt.Errorf("making the image: %w", err)
@@ -137,6 +141,11 @@ func kernelRelease() (string, error) {
 		env.kernel[i] = n
 	}
 	return release, nil
+}
+
+// apiAtLeast compares with Docker's API.
+func apiAtLeast(major, minor int) bool {
+	return env.api[0] > major || env.api[0] == major && env.api[1] >= minor
 }
 
 // kernelAtLeast compares with the running kernel. Only what upstream says a
