@@ -1,7 +1,6 @@
 package resolver
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 )
@@ -17,7 +16,7 @@ func dockerUpperDir(info *EngineInfo, hostRoot, containerID string) string {
 	if err != nil {
 		return ""
 	}
-	name, err := os.ReadFile(book)
+	name, err := readFile(book)
 	id := strings.TrimSpace(string(name))
 	if err != nil || !filepath.IsLocal(id) {
 		return ""

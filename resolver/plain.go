@@ -2,7 +2,6 @@ package resolver
 
 import (
 	"context"
-	"os"
 	"path"
 	"strings"
 )
@@ -64,7 +63,7 @@ func (r *Resolver) plainDirs(ctx context.Context, d Details, root mountEntry, ho
 	if err != nil {
 		return nil
 	}
-	mountID, err := os.ReadFile(r.hostRoot + book)
+	mountID, err := readFile(r.hostRoot + book)
 	if err != nil {
 		return nil
 	}

@@ -69,13 +69,14 @@ func NewStorage(cfg StorageConfig) (Engine, error) {
 func FindStores(root string) []Store {
 	system := Store{Graph: "/var/lib/containers/storage", Run: "/run/containers/storage"}
 	for _, name := range []string{"usr/share/containers/storage.conf", "etc/containers/storage.conf"} {
-		if data, err := os.ReadFile(filepath.Join(root, name)); err == nil {
+		// Root's own: distributions make it a symlink.
+		if data, err := readRegular(filepath.Join(root, name), 0); err == nil {
 			system.Graph = cmp.Or(tomlString(data, "graphroot"), system.Graph)
 			system.Run = cmp.Or(tomlString(data, "runroot"), system.Run)
 		}
 	}
 	all := []Store{system}
-	passwd, _ := os.ReadFile(filepath.Join(root, "etc/passwd"))
+	passwd, _ := readRegular(filepath.Join(root, "etc/passwd"), 0)
 	for line := range bytes.Lines(passwd) {
 		if f := strings.Split(string(line), ":"); len(f) > 5 && filepath.IsAbs(f[5]) {
 			all = append(all, Store{
@@ -155,7 +156,7 @@ func (s *storage) stored() []storedContainer {
 		for _, dir := range dirs {
 			driver := strings.TrimSuffix(filepath.Base(dir), "-containers")
 			// The library's own mark of a store that a program mounts.
-			mark, _ := os.ReadFile(filepath.Join(store.Graph, driver, ".has-mount-program"))
+			mark, _ := readFile(filepath.Join(store.Graph, driver, ".has-mount-program"))
 			fuse := string(mark) == "true"
 			var here []storedContainer
 			// Containers with --rm are in a file of their own, which under a
@@ -190,7 +191,7 @@ func (s *storage) stored() []storedContainer {
 }
 
 func readStored(file string) []storedContainer {
-	data, err := os.ReadFile(file)
+	data, err := readFile(file)
 	if err != nil {
 		return nil
 	}
@@ -231,7 +232,7 @@ func (c *storedContainer) started() bool {
 func (c *storedContainer) spec() runtimeSpec {
 	var spec runtimeSpec
 	for _, name := range c.userdata("config.json") {
-		if data, err := os.ReadFile(name); err == nil && json.Unmarshal(data, &spec) == nil {
+		if data, err := readFile(name); err == nil && json.Unmarshal(data, &spec) == nil {
 			return spec
 		}
 	}
@@ -271,7 +272,7 @@ func (c *storedContainer) layer(m storedMetadata) (driver, upper string) {
 // not run.
 func (s *storage) process(c *storedContainer) (int, time.Time) {
 	for _, name := range c.userdata("pidfile") {
-		data, err := os.ReadFile(name)
+		data, err := readFile(name)
 		if err != nil {
 			continue
 		}

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // write makes a file with its directories.
@@ -142,6 +144,39 @@ func TestStorageRootfs(t *testing.T) {
 	expect("of a directory as it is", DriverRootfs, "")
 	write(t, filepath.Join(dir, id("a"), "rootfs/upper/file"), "")
 	expect("with an overlay", "overlay", filepath.Join(dir, id("a"), "rootfs/upper"))
+}
+
+// TestStorageTraps: a user's files may be anything.
+func TestStorageTraps(t *testing.T) {
+	traps := []func(name string) error{
+		func(name string) error { return unix.Mkfifo(name, 0o666) },
+		func(name string) error { return os.Symlink("/dev/zero", name) },
+	}
+	for _, trap := range traps {
+		for _, name := range []string{
+			"graph/overlay-containers/containers.json", "graph/overlay/.has-mount-program",
+			"run/overlay-containers/" + id("a") + "/userdata/pidfile", "run/overlay-containers/" + id("a") + "/userdata/config.json",
+			"graph/overlay-containers/volatile-containers.json", "run/overlay-containers/volatile-containers.json",
+		} {
+			dir := t.TempDir()
+			write(t, filepath.Join(dir, "graph/overlay-containers/volatile-containers.json"), fmt.Sprintf(`[{"id":%q,"metadata":"{\"pod-name\":\"p\"}"}]`, id("a")))
+			name = filepath.Join(dir, name)
+			_ = os.Remove(name)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), trap(name)); err != nil {
+				t.Fatal(err)
+			}
+			e, err := NewStorage(StorageConfig{Stores: []Store{{Graph: filepath.Join(dir, "graph"), Run: filepath.Join(dir, "run")}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			soon(t, func() {
+				if _, err := e.List(t.Context()); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				_, _ = e.Inspect(t.Context(), id("a"))
+			})
+		}
+	}
 }
 
 func TestStorageEvents(t *testing.T) {
