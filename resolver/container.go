@@ -70,6 +70,7 @@ type Container struct {
 	AutoRemove   bool // the runtime removes it when it stops
 	ReadOnlyRoot bool // its root file system is mounted read-only
 
+	within     string  // as in Details
 	upperPath  string  // see UpperPath; empty if that is UpperDir
 	logFile    string  // see LogFile; empty if that is LogPath
 	rootDevice uint64  // of what is mounted at /; 0 if it does not run
@@ -220,7 +221,7 @@ func (r *Resolver) describe(ctx context.Context, d Details, host func() mountTab
 		ID: d.ID, Name: d.Name, Image: d.Image, Runtime: d.Runtime, State: d.State,
 		CreatedAt: d.CreatedAt, StartedAt: d.StartedAt, Driver: d.Driver, Labels: d.Labels,
 		LogDriver: d.LogDriver, LogPath: d.LogPath, AutoRemove: d.AutoRemove, ReadOnlyRoot: d.ReadOnlyRoot,
-		declared: declaredMounts(d),
+		within: d.Within, declared: declaredMounts(d),
 	}
 	if c.LogPath == "" && c.LogDriver == "local" {
 		if home := r.driverHome(ctx, "containers"); home != "" {
@@ -315,6 +316,9 @@ func (r *Resolver) findLayer(ctx context.Context, c *Container, d Details, root 
 		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 			err = unix.ENOTDIR
 		}
+		if err == nil && d.Within != "" {
+			err = r.checkWithin(candidate, d.Within)
+		}
 		switch {
 		case err != nil && c.LayerErr == nil && c.UpperDir == "":
 			c.UpperDir, c.LayerErr = candidate, fmt.Errorf("looking at upper directory %s: %w", candidate, err)
@@ -356,6 +360,21 @@ func (r *Resolver) findLayer(ctx context.Context, c *Container, d Details, root 
 			c.OverlayDevice = m.device
 		}
 	}
+}
+
+// checkWithin fails if a path of the host leads out of a directory.
+func (r *Resolver) checkWithin(name, dir string) error {
+	name, err := r.canonical(name)
+	if err != nil {
+		return err
+	}
+	if dir, err = r.canonical(dir); err != nil {
+		return err
+	}
+	if !under(dir, name) {
+		return fmt.Errorf("it is %s, not in %s, where the user's containers are", name, dir)
+	}
+	return nil
 }
 
 // upperCandidates returns where the upper directory may be, likeliest first.

@@ -82,9 +82,12 @@ type Details struct {
 	StartedAt  time.Time // zero if it never ran
 	Driver     string
 	DriverData map[string]string // nil if the driver tells nothing
-	Labels     map[string]string
-	Mounts     []DeclaredMount
-	Tmpfs      []string // destinations of tmpfs mounts that Mounts does not have
+	// Within is the directory that the layer has to be in, where whoever tells of the
+	// container may not be believed about the files of others; empty if he may.
+	Within string
+	Labels map[string]string
+	Mounts []DeclaredMount
+	Tmpfs  []string // destinations of tmpfs mounts that Mounts does not have
 	// Files on the host that the runtime mounts over the image's /etc/hostname,
 	// /etc/hosts and /etc/resolv.conf; empty where it does not.
 	HostnamePath, HostsPath, ResolvConfPath string

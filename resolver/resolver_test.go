@@ -327,6 +327,32 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
+// TestLayerWithin: a layer has to be where those are of whom the runtime may tell,
+// whatever it, or the process that it names, says.
+func TestLayerWithin(t *testing.T) {
+	h := newHost(t)
+	d := h.overlay2()
+	upper := d.DriverData["UpperDir"]
+	h.dir("home/graph/overlay/own")
+	h.must(os.Symlink(upper, h.root+"/home/graph/overlay/diff"))
+	h.must(os.Symlink(h.root+"/home", h.root+"/moved"))
+	for _, tc := range []struct{ within, said, want string }{
+		{"", "", upper},
+		{h.root + "/docker", "", upper},
+		{h.root + "/home/graph", "", ""}, // by the mounts of the process
+		{h.root + "/home/graph", h.root + "/home/graph/overlay/diff", ""},
+		{h.root + "/home/graph", h.root + "/home/graph/overlay/own", h.root + "/home/graph/overlay/own"},
+		{h.root + "/moved/graph", h.root + "/moved/graph/overlay/own", h.root + "/moved/graph/overlay/own"},
+		{h.root + "/home/graph/overlay/ow", h.root + "/home/graph/overlay/own", ""},
+	} {
+		d.Within, d.DriverData = tc.within, map[string]string{"UpperDir": tc.said}
+		c, err := h.resolver(newFakeEngine(d)).Find(t.Context(), "my-api")
+		if h.must(err); (c.LayerErr == nil) != (tc.want != "") || c.LayerErr == nil && c.UpperDir != tc.want {
+			t.Errorf("%+v: %s, %v", tc, c.UpperDir, c.LayerErr)
+		}
+	}
+}
+
 func TestClassify(t *testing.T) {
 	h := newHost(t)
 	running := h.overlay2()

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // StorageConfig says where the containers of podman and CRI-O lie.
@@ -31,6 +33,9 @@ type StorageConfig struct {
 type Store struct {
 	Graph string // what stays: layers, and the containers' names
 	Run   string // what lasts until the machine stops: pid files
+	// Owner is the user whose containers they are. Another one than root tells of his
+	// own only: of layers in Graph, and of processes in user namespaces of his.
+	Owner uint32
 }
 
 // storage is the Engine of podman and CRI-O. It reads what they keep on the disk:
@@ -78,10 +83,15 @@ func FindStores(root string) []Store {
 	all := []Store{system}
 	passwd, _ := readRegular(filepath.Join(root, "etc/passwd"), 0)
 	for line := range bytes.Lines(passwd) {
-		if f := strings.Split(string(line), ":"); len(f) > 5 && filepath.IsAbs(f[5]) {
+		f := strings.Split(string(line), ":")
+		if len(f) <= 5 || !filepath.IsAbs(f[5]) {
+			continue
+		}
+		if uid, err := strconv.ParseUint(f[2], 10, 32); err == nil {
 			all = append(all, Store{
 				Graph: filepath.Join(f[5], ".local/share/containers/storage"),
 				Run:   filepath.Join("/run/user", f[2], "containers"),
+				Owner: uint32(uid),
 			})
 		}
 	}
@@ -89,11 +99,21 @@ func FindStores(root string) []Store {
 	for _, s := range all {
 		s.Graph, s.Run = filepath.Join(root, s.Graph), filepath.Join(root, s.Run)
 		known := slices.ContainsFunc(found, func(f Store) bool { return f.Graph == s.Graph })
-		if dirs, _ := filepath.Glob(filepath.Join(s.Graph, "*-containers")); len(dirs) > 0 && !known {
+		if len(s.dirs()) > 0 && !known {
 			found = append(found, s)
 		}
 	}
 	return found
+}
+
+// dirs returns the directories that have a file with the containers of a storage
+// driver. Those of a user are his own, wherever he has symlinks lead to.
+func (s *Store) dirs() []string {
+	dirs, _ := filepath.Glob(filepath.Join(s.Graph, "*-containers"))
+	return slices.DeleteFunc(dirs, func(dir string) bool {
+		var st unix.Stat_t
+		return s.Owner != 0 && (unix.Stat(dir, &st) != nil || st.Uid != s.Owner)
+	})
 }
 
 // tomlString returns the value of a string in a TOML file that has the key once.
@@ -152,8 +172,7 @@ func (s *storage) stored() []storedContainer {
 	var all []storedContainer
 	present := make(map[string]bool) // in a file, or as a directory
 	for _, store := range s.cfg.Stores {
-		dirs, _ := filepath.Glob(filepath.Join(store.Graph, "*-containers"))
-		for _, dir := range dirs {
+		for _, dir := range store.dirs() {
 			driver := strings.TrimSuffix(filepath.Base(dir), "-containers")
 			// The library's own mark of a store that a program mounts.
 			mark, _ := readFile(filepath.Join(store.Graph, driver, ".has-mount-program"))
@@ -284,11 +303,26 @@ func (s *storage) process(c *storedContainer) (int, time.Time) {
 		// another's by now: one that was not there when the file was written.
 		started := s.proc.of(pid)
 		written, err := os.Stat(name)
-		if err == nil && !started.IsZero() && started.Before(written.ModTime().Add(time.Second)) {
+		if err == nil && !started.IsZero() && started.Before(written.ModTime().Add(time.Second)) && s.owns(&c.store, pid) {
 			return pid, started
 		}
 	}
 	return 0, time.Time{}
+}
+
+// owns tells whether a process may be of a container in the store: each one of another
+// user than root is in a user namespace that he has made.
+func (s *storage) owns(store *Store, pid int) bool {
+	if store.Owner == 0 {
+		return true
+	}
+	ns, err := os.Open(filepath.Join(s.cfg.ProcRoot, strconv.Itoa(pid), "ns/user"))
+	if err != nil {
+		return false
+	}
+	defer ns.Close()
+	owner, err := unix.IoctlGetUint32(int(ns.Fd()), unix.NS_GET_OWNER_UID)
+	return err == nil && owner == store.Owner
 }
 
 // name is what a person calls the container.
@@ -364,6 +398,9 @@ func (s *storage) Inspect(_ context.Context, id string) (Details, error) {
 	metadata := c.metadata()
 	d := Details{
 		ID: id, Image: cmp.Or(metadata.ImageName, c.Image), Runtime: RuntimePodman,
+	}
+	if c.store.Owner != 0 {
+		d.Within = c.store.Graph
 	}
 	if metadata.Pod != "" {
 		d.Runtime = RuntimeCRIO

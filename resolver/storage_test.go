@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,14 +35,21 @@ func TestFindStores(t *testing.T) {
 	if _, err := NewStorage(StorageConfig{Stores: []Store{}}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no store: %v", err)
 	}
-	write(t, filepath.Join(root, "etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nbroken\nann:x:1000:1000::/home/ann:/bin/sh\nbob:x:1001:1001::/home/bob:/bin/sh\n")
+	ann := uint32(os.Getuid())
+	write(t, filepath.Join(root, "etc/passwd"), fmt.Sprintf("root:x:0:0:root:/root:/bin/sh\nbroken\nx:y:z:::/home/ann:\n"+
+		"eve:x:666:666::/home/eve:/bin/sh\nann:x:%d:1000::/home/ann:/bin/sh\nbob:x:1001:1001::/home/bob:/bin/sh\n", ann))
 	write(t, filepath.Join(root, "usr/share/containers/storage.conf"), "[storage]\ngraphroot = \"/vendor\"\nrunroot = '/run/vendor' # why not\n")
 	write(t, filepath.Join(root, "etc/containers/storage.conf"), "[storage]\n# graphroot = \"/no\"\ngraphroot = \"/srv/containers\"\n")
 	write(t, filepath.Join(root, "srv/containers/overlay-containers/containers.json"), "[]")
 	write(t, filepath.Join(root, "home/ann/.local/share/containers/storage/overlay-containers/containers.json"), "[]")
+	// Somebody shows another one's as his own.
+	write(t, filepath.Join(root, "home/eve/.local/share/containers/x"), "")
+	if err := os.Symlink(root+"/srv/containers", filepath.Join(root, "home/eve/.local/share/containers/storage")); err != nil {
+		t.Fatal(err)
+	}
 	want := []Store{
-		{root + "/srv/containers", root + "/run/vendor"},
-		{root + "/home/ann/.local/share/containers/storage", root + "/run/user/1000/containers"},
+		{Graph: root + "/srv/containers", Run: root + "/run/vendor"},
+		{root + "/home/ann/.local/share/containers/storage", fmt.Sprintf("%s/run/user/%d/containers", root, ann), ann},
 	}
 	if got := FindStores(root); !reflect.DeepEqual(got, want) {
 		t.Errorf("stores %v, want %v", got, want)
@@ -144,6 +153,63 @@ func TestStorageRootfs(t *testing.T) {
 	expect("of a directory as it is", DriverRootfs, "")
 	write(t, filepath.Join(dir, id("a"), "rootfs/upper/file"), "")
 	expect("with an overlay", "overlay", filepath.Join(dir, id("a"), "rootfs/upper"))
+}
+
+// usersProcess starts a process in a user namespace of the user's.
+func usersProcess(t *testing.T, uid uint32) int {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("only root can start a process of somebody else")
+	}
+	cmd := exec.Command("unshare", "--user", "sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	if err := cmd.Start(); err != nil {
+		t.Skip("it can not be started:", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	ours, err := os.Readlink("/proc/self/ns/user")
+	for err == nil {
+		if ns, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid)); ns != ours && ns != "" {
+			return cmd.Process.Pid
+		}
+		select {
+		case err = <-ended:
+			t.Skip("users may make no namespaces here:", err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	t.Fatal(err)
+	return 0
+}
+
+// TestUsersStore: what a user's files say is believed about his own processes and
+// layers only.
+func TestUsersStore(t *testing.T) {
+	const ann, bob = 1000, 1001
+	hers, his := usersProcess(t, ann), usersProcess(t, bob)
+	dir := t.TempDir()
+	store := Store{Graph: filepath.Join(dir, "graph"), Run: filepath.Join(dir, "run"), Owner: ann}
+	containers := filepath.Join(store.Graph, "overlay-containers")
+	write(t, filepath.Join(containers, "containers.json"), fmt.Sprintf(`[{"id":%q,"names":["web"],"image":"1","layer":%q}]`, id("a"), id("1")))
+	e, err := NewStorage(StorageConfig{Stores: []Store{store}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if listed, err := e.List(t.Context()); len(listed) != 0 || err != nil {
+		t.Errorf("of a directory that is another one's: %v, %v", listed, err)
+	}
+	if err := os.Chown(containers, ann, ann); err != nil {
+		t.Fatal(err)
+	}
+	for pid, want := range map[int]State{hers: StateRunning, his: StateCreated, os.Getpid(): StateCreated, 1: StateCreated} {
+		write(t, filepath.Join(store.Run, "overlay-containers", id("a"), "userdata/pidfile"), strconv.Itoa(pid))
+		got, err := e.Inspect(t.Context(), id("a"))
+		if err != nil || got.State != want || (got.PID == pid) != (want == StateRunning) || got.Within != store.Graph {
+			t.Errorf("process %d: %+v, %v, want %s", pid, got, err, want)
+		}
+	}
 }
 
 // TestStorageTraps: a user's files may be anything.

@@ -634,7 +634,7 @@ func (w *watcher) findLayers(ctx context.Context) {
 		}
 		fresh := t.Container
 		fresh.UpperDir, fresh.LayerErr = "", nil
-		w.findLayer(ctx, &fresh, Details{ID: t.ID, Driver: t.Driver}, mountEntry{}, host, nil)
+		w.findLayer(ctx, &fresh, Details{ID: t.ID, Driver: t.Driver, Within: t.within}, mountEntry{}, host, nil)
 		if fresh.LayerErr == nil {
 			w.remember(fresh)
 			w.update(t, fresh)
