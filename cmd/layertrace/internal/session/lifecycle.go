@@ -45,6 +45,9 @@ type watched struct {
 	beside   bool // other baselines were taken at the same time
 	retried  bool // it is taken for the second time
 	leftOut  bool // there is no room for its files
+	// behind is the container whose layer this one has too, so that it is not watched
+	// as long as that one is.
+	behind *watched
 
 	suspects map[event.FileID]suspect
 	log      logWatch
@@ -193,7 +196,10 @@ func (s *Session) apply(ctx context.Context, c resolver.Change) error {
 	}
 	switch c.Kind {
 	case resolver.Removed:
-		return s.removed(w)
+		if err := s.removed(w); err != nil {
+			return err
+		}
+		return s.handOn(ctx, w)
 	case resolver.Stopped:
 		return s.stopped(ctx, w)
 	case resolver.Renamed:
@@ -221,15 +227,18 @@ func (s *Session) attach(ctx context.Context, w *watched) error {
 		if err := s.detach(w); err != nil {
 			return err
 		}
+		if err := s.handOn(ctx, w); err != nil {
+			return err
+		}
 	}
 	if w.layer == 0 {
 		switch {
-		case w.leftOut:
+		case w.leftOut, w.behind != nil && now == w.upper:
 			return nil
 		case c.LayerErr != nil:
 			return s.noLayer(w)
 		}
-		w.upper = now
+		w.upper, w.behind = now, nil
 		return s.watchLayer(ctx, w)
 	}
 	return s.watchCgroup(w)
@@ -264,6 +273,9 @@ func (s *Session) addLayer(ctx context.Context, w *watched) error {
 // openLayer makes the layer known to kernel side and books. If there is no room for
 // it in the kernel, it stays in the books.
 func (s *Session) openLayer(w *watched) error {
+	if w.behind = s.holder(w.upper); w.behind != nil {
+		return fmt.Errorf("it is that of %s, which is watched already", w.behind.facts.Name)
+	}
 	id, err := s.newID()
 	if err != nil {
 		return err
@@ -293,6 +305,33 @@ func (s *Session) openLayer(w *watched) error {
 		err = errors.Join(err, s.release(w))
 	}
 	return err
+}
+
+// holder returns the container that is watched on an upper directory, if there is one.
+// One whose directory is gone, though its removal is yet to be told of, has left the
+// inode's number to others.
+func (s *Session) holder(u upper) *watched {
+	for _, w := range s.byLayer {
+		if w.upper.dev == u.dev && w.upper.inode == u.inode && w.upper.there() {
+			return w
+		}
+	}
+	return nil
+}
+
+// handOn begins to watch a container that was behind this one, whose layer may stay:
+// with containerd they can succeed each other on a snapshot.
+func (s *Session) handOn(ctx context.Context, w *watched) error {
+	for _, next := range s.byID {
+		if next.behind != w {
+			continue
+		}
+		next.behind = nil
+		if err := s.attach(ctx, next); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // noteWriter tells where all growth will be that of one process.

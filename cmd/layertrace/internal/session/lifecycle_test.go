@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/layertrace/layertrace/cmd/layertrace/internal/sessiontest"
 	"github.com/layertrace/layertrace/internal/record"
 	"github.com/layertrace/layertrace/resolver"
@@ -195,6 +197,73 @@ func TestUnsupportedDriver(t *testing.T) {
 			}
 			w.finish()
 			w.equalsDisk(good)
+		})
+	})
+}
+
+// TestSharedLayer: no byte is counted for two containers. One that has the layer of
+// another is watched once that is gone.
+func TestSharedLayer(t *testing.T) {
+	twins := func(t *testing.T) (first, second resolver.Container) {
+		first = sessiontest.NewContainer(t, "first", map[string]int{"a": 10})
+		second = first
+		second.ID, second.Name = sessiontest.ID("b"), "second"
+		return first, second
+	}
+	t.Run("named", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			first, second := twins(t)
+			err := run(t, nil, first, second).end()
+			if want := "watching the layer of second: it is that of first, which is watched already"; err == nil || err.Error() != want {
+				t.Errorf("Run: %v, want %s", err, want)
+			}
+		})
+	})
+	t.Run("all", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			first, second := twins(t)
+			var log strings.Builder
+			w := run(t, func(cfg *Config, w *world) {
+				all(cfg, w)
+				cfg.Log = zerolog.New(&log).Level(zerolog.WarnLevel)
+			}, first, second)
+			w.containers.Send(resolver.Started, second)
+			w.sleep(0)
+			if n := strings.Count(log.String(), "not watched"); n != 1 || w.kernel.Layers() != 1 {
+				t.Errorf("%d warnings, %d layers:\n%s", n, w.kernel.Layers(), &log)
+			}
+			if about := of[*record.Session](w.out)[0]; about.Coverage != "partial" {
+				t.Errorf("coverage is %s", about.Coverage)
+			}
+			w.write(first, "b", 100)
+			w.sleep(time.Second)
+			w.containers.Send(resolver.Stopped, first)
+			w.containers.Send(resolver.Removed, first)
+			w.sleep(0)
+			w.write(second, "c", 1000)
+			w.finish()
+			w.equalsDisk(second)
+			if l := w.lastLayer(); l.Container.Name != "second" || l.BaselineSize != 110 || l.SizeGrowth != 1000 {
+				t.Errorf("layer record of the second: %+v", l)
+			}
+		})
+	})
+	t.Run("number of a directory that is gone", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			first, second := twins(t)
+			w := run(t, all, first)
+			second.UpperDir += "2"
+			if err := os.Rename(first.UpperDir, second.UpperDir); err != nil {
+				t.Fatal(err)
+			}
+			w.containers.Send(resolver.Found, second)
+			w.sleep(0)
+			if n := w.kernel.Layers(); n != 2 {
+				t.Errorf("%d layers", n)
+			}
+			w.containers.Send(resolver.Removed, first)
+			w.sleep(0)
+			w.finish()
 		})
 	})
 }
