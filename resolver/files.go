@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,12 +28,16 @@ func readFile(name string) ([]byte, error) { return readRegular(name, unix.O_NOF
 
 // readRegular is readFile with further flags for open.
 func readRegular(name string, flags int) ([]byte, error) {
-	file, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|flags, 0)
+	file, err := openFile(name, flags)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
 	return readOpen(file)
+}
+
+func openFile(name string, flags int) (*os.File, error) {
+	return os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|flags, 0)
 }
 
 func readOpen(file *os.File) ([]byte, error) {
@@ -53,4 +59,75 @@ func readOpen(file *os.File) ([]byte, error) {
 		return nil, err
 	}
 	return data, nil
+}
+
+// fileStamp changes whenever a file or a directory does, also by its replacement.
+type fileStamp struct {
+	device, inode     uint64
+	size              int64
+	owner             uint32
+	modified, changed unix.Timespec
+}
+
+func stampFile(st *unix.Stat_t) fileStamp {
+	return fileStamp{device: st.Dev, inode: st.Ino, size: st.Size, owner: st.Uid, modified: st.Mtim, changed: st.Ctim}
+}
+
+// clockTick is longer than the clock of any file system stands still: after a change
+// that is as recent, another one may leave the stamp as it is.
+const clockTick = 100 * time.Millisecond
+
+// cached is what was made of a file or a directory. As long as that stays as it is,
+// to get it again takes a single call of stat.
+type cached[T any] struct {
+	value   T
+	err     error // of making it
+	stamp   fileStamp
+	settled bool // the stamp tells of each change
+}
+
+// get returns what load makes of the file, which is opened with the given flags, as it
+// is now.
+func (c *cached[T]) get(name string, flags int, load func(*os.File) (T, error)) (T, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(name, &st); err != nil {
+		*c = cached[T]{}
+		return c.value, err
+	}
+	if c.settled && c.stamp == stampFile(&st) {
+		return c.value, c.err
+	}
+	*c = cached[T]{}
+	file, err := openFile(name, flags)
+	if err != nil {
+		return c.value, err
+	}
+	defer file.Close()
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		return c.value, err
+	}
+	c.stamp = stampFile(&st)
+	c.settled = time.Since(time.Unix(c.stamp.changed.Unix())) > clockTick
+	c.value, c.err = load(file)
+	return c.value, c.err
+}
+
+// parsed is get for a file that readFile may read.
+func (c *cached[T]) parsed(name string, parse func([]byte) (T, error)) (T, error) {
+	return c.get(name, unix.O_NOFOLLOW, func(file *os.File) (value T, err error) {
+		data, err := readOpen(file)
+		if err != nil {
+			return value, err
+		}
+		return parse(data)
+	})
+}
+
+// namesIn is get for a directory.
+func namesIn(c *cached[[]string], dir string) ([]string, error) {
+	return c.get(dir, unix.O_DIRECTORY, func(file *os.File) ([]string, error) {
+		names, err := file.Readdirnames(-1)
+		slices.Sort(names)
+		return names, err
+	})
 }

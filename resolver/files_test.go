@@ -62,3 +62,56 @@ func TestReadFile(t *testing.T) {
 		t.Errorf("/dev/zero: %.20q, %v", got, err)
 	}
 }
+
+// TestCached: a file is read when it has changed, and only then.
+func TestCached(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "file")
+	var c cached[string]
+	reads := 0
+	expect := func(when, content string, wantReads int, want error) {
+		t.Helper()
+		reads = 0
+		for range 3 {
+			got, err := c.parsed(name, func(data []byte) (string, error) {
+				reads++
+				if string(data) == "bad" {
+					return "", unix.EBADMSG
+				}
+				return string(data), nil
+			})
+			if got != content || !errors.Is(err, want) {
+				t.Errorf("%s: %q, %v, want %q, %v", when, got, err, content, want)
+			}
+		}
+		if reads != wantReads {
+			t.Errorf("%s: %d reads, want %d", when, reads, wantReads)
+		}
+	}
+	expect("none", "", 0, os.ErrNotExist)
+	write(t, name, "one")
+	expect("new", "one", 3, nil) // the next one may be of the same moment
+	write(t, name, "two")
+	expect("just changed", "two", 3, nil)
+	time.Sleep(2 * clockTick)
+	expect("for a while", "two", 1, nil)
+	expect("still", "two", 0, nil)
+	write(t, name, "bad")
+	time.Sleep(2 * clockTick)
+	expect("broken", "", 1, unix.EBADMSG)
+	expect("still broken", "", 0, unix.EBADMSG)
+	write(t, name+".new", "six")
+	time.Sleep(2 * clockTick)
+	if err := os.Rename(name+".new", name); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * clockTick)
+	expect("replaced", "six", 1, nil)
+	if err := errors.Join(os.Remove(name), unix.Mkfifo(name, 0o666)); err != nil {
+		t.Fatal(err)
+	}
+	expect("a fifo", "", 0, errNotRegular)
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	expect("removed", "", 0, os.ErrNotExist)
+}

@@ -46,10 +46,43 @@ type storage struct {
 	cfg  StorageConfig
 	proc startTimes
 
-	mu sync.Mutex
-	// registered are containers that were in a containers.json: without their
-	// entry they are being removed, though their directory may still be there.
-	registered map[string]bool
+	mu     sync.Mutex
+	graphs []cached[[]string]    // what is in the stores' Graph
+	dirs   map[string]*storeDir  // by path
+	kept   map[string]*keptFiles // by container
+}
+
+// storeDir is what is known of a directory that has the containers of a storage driver.
+type storeDir struct {
+	names cached[[]string]
+	lists [3]cached[[]storedContainer]
+	fuse  cached[bool]
+}
+
+// keptFiles is what is known of a container by its files.
+type keptFiles struct {
+	// registered tells that it was in a containers.json: without its entry it is
+	// being removed, though its directory may still be there.
+	registered bool
+
+	of       string // the directory that it is in
+	pidfiles [2]userdata[int]
+	configs  [2]userdata[runtimeSpec]
+	owned    run // is one of the store's owner
+	named    run // for its time the name, which does not change, is the next one
+	name     string
+}
+
+// userdata is one of the container's own files where it may be.
+type userdata[T any] struct {
+	name string
+	cached[T]
+}
+
+// run is a process.
+type run struct {
+	pid     int
+	started time.Time
 }
 
 // NewStorage returns the Engine of the containers that podman and CRI-O keep on
@@ -66,7 +99,10 @@ func NewStorage(cfg StorageConfig) (Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("looking for containers of podman and CRI-O: %w", err)
 	}
-	return &storage{cfg: cfg, proc: startTimes{clock: clock, root: cfg.ProcRoot}, registered: make(map[string]bool)}, nil
+	return &storage{
+		cfg: cfg, proc: startTimes{clock: clock, root: cfg.ProcRoot},
+		graphs: make([]cached[[]string], len(cfg.Stores)), dirs: make(map[string]*storeDir), kept: make(map[string]*keptFiles),
+	}, nil
 }
 
 // FindStores returns the stores of the machine whose files are below root: that of
@@ -112,9 +148,12 @@ func (s *Store) dirs() []string {
 	dirs, _ := filepath.Glob(filepath.Join(s.Graph, "*-containers"))
 	return slices.DeleteFunc(dirs, func(dir string) bool {
 		var st unix.Stat_t
-		return s.Owner != 0 && (unix.Stat(dir, &st) != nil || st.Uid != s.Owner)
+		return unix.Stat(dir, &st) != nil || !s.has(st.Uid)
 	})
 }
+
+// has tells whether what a user owns may be part of the store.
+func (s *Store) has(uid uint32) bool { return s.Owner == 0 || s.Owner == uid }
 
 // tomlString returns the value of a string in a TOML file that has the key once.
 func tomlString(data []byte, key string) string {
@@ -152,9 +191,11 @@ type storedContainer struct {
 	Metadata string   `json:"metadata"` // JSON too
 	// Created is a text here lest one that is no time hides the containers beside it.
 	Created string `json:"created"`
-	store   Store
+	meta    storedMetadata
+	store   *Store
 	driver  string
 	fuse    bool // its overlay is made by a process
+	*keptFiles
 }
 
 // storedMetadata is what podman and CRI-O put there.
@@ -165,97 +206,129 @@ type storedMetadata struct {
 }
 
 // stored returns all containers. Files that are not there, or hold something else,
-// have none.
-func (s *storage) stored() []storedContainer {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var all []storedContainer
-	present := make(map[string]bool) // in a file, or as a directory
-	for _, store := range s.cfg.Stores {
-		for _, dir := range store.dirs() {
-			driver := strings.TrimSuffix(filepath.Base(dir), "-containers")
-			// The library's own mark of a store that a program mounts.
-			mark, _ := readFile(filepath.Join(store.Graph, driver, ".has-mount-program"))
-			fuse := string(mark) == "true"
-			var here []storedContainer
-			// Containers with --rm are in a file of their own, which under a
-			// transient store lies with what does not stay.
-			for _, name := range []string{
-				filepath.Join(dir, "containers.json"), filepath.Join(dir, "volatile-containers.json"),
-				filepath.Join(store.Run, driver+"-containers", "volatile-containers.json"),
-			} {
-				here = append(here, readStored(name)...)
+// have none. The caller holds s.mu as long as it uses them.
+func (s *storage) stored() []*storedContainer {
+	var all []*storedContainer
+	present := make(map[string]bool, len(s.kept)) // containers in a file, or with a directory
+	dirs := make(map[string]*storeDir, len(s.dirs))
+	for i := range s.cfg.Stores {
+		store := &s.cfg.Stores[i]
+		names, _ := namesIn(&s.graphs[i], store.Graph)
+		for _, name := range names {
+			driver, ok := strings.CutSuffix(name, "-containers")
+			if !ok {
+				continue
 			}
-			for _, c := range here {
-				s.registered[c.ID], present[c.ID] = true, true
+			dir := filepath.Join(store.Graph, name)
+			d := s.dirs[dir]
+			if d == nil {
+				d = &storeDir{}
 			}
-			// One with --rootfs may be in none, but has its directory.
-			configs, _ := filepath.Glob(filepath.Join(dir, "*", "userdata", "config.json"))
-			for _, config := range configs {
-				id := filepath.Base(filepath.Dir(filepath.Dir(config)))
-				present[id] = true
-				listed := slices.ContainsFunc(here, func(c storedContainer) bool { return c.ID == id })
-				if !listed && !s.registered[id] && len(id) == idDigits && isHex(id) {
-					here = append(here, storedContainer{ID: id})
-				}
-			}
-			for _, c := range here {
-				c.store, c.driver, c.fuse = store, driver, fuse
-				all = append(all, c)
-			}
+			dirs[dir] = d
+			all = append(all, s.storedIn(d, store, dir, driver, present)...)
 		}
 	}
-	maps.DeleteFunc(s.registered, func(id string, _ bool) bool { return !present[id] })
+	s.dirs = dirs
+	maps.DeleteFunc(s.kept, func(id string, _ *keptFiles) bool { return !present[id] })
 	return all
 }
 
-func readStored(file string) []storedContainer {
-	data, err := readFile(file)
-	if err != nil {
+// storedIn returns those of one directory that are not present yet, and adds them.
+func (s *storage) storedIn(d *storeDir, store *Store, dir, driver string, present map[string]bool) []*storedContainer {
+	names, err := namesIn(&d.names, dir)
+	if err != nil || !store.has(d.names.stamp.owner) {
 		return nil
 	}
+	// The library's own mark of a store that a program mounts.
+	fuse, _ := d.fuse.parsed(filepath.Join(store.Graph, driver, ".has-mount-program"), func(data []byte) (bool, error) {
+		return string(data) == "true", nil
+	})
+	var here []*storedContainer
+	add := func(c *storedContainer) {
+		c.store, c.driver, c.fuse = store, driver, fuse
+		c.keptFiles = s.files(c.ID, store, dir, driver)
+		here = append(here, c)
+	}
+	// Containers with --rm are in a file of their own, which under a
+	// transient store lies with what does not stay.
+	for i, name := range []string{
+		filepath.Join(dir, "containers.json"), filepath.Join(dir, "volatile-containers.json"),
+		filepath.Join(store.Run, driver+"-containers", "volatile-containers.json"),
+	} {
+		list, _ := d.lists[i].parsed(name, parseStored)
+		for j := range list {
+			if c := &list[j]; !present[c.ID] {
+				present[c.ID] = true
+				add(c)
+				c.registered = true
+			}
+		}
+	}
+	// One with --rootfs may be in none, but has its directory.
+	for _, id := range names {
+		if present[id] || len(id) != idDigits || !isHex(id) {
+			continue
+		}
+		present[id] = true
+		if k := s.files(id, store, dir, driver); !k.registered && k.started() {
+			add(&storedContainer{ID: id})
+		}
+	}
+	return here
+}
+
+// files returns what is kept of a container.
+func (s *storage) files(id string, store *Store, dir, driver string) *keptFiles {
+	k := s.kept[id]
+	if k == nil {
+		k = &keptFiles{}
+		s.kept[id] = k
+	}
+	if k.of != dir {
+		*k = keptFiles{of: dir}
+		for i, root := range []string{store.Run, store.Graph} {
+			userdata := filepath.Join(root, driver+"-containers", id, "userdata")
+			k.pidfiles[i].name, k.configs[i].name = filepath.Join(userdata, "pidfile"), filepath.Join(userdata, "config.json")
+		}
+	}
+	return k
+}
+
+// parseStored parses a containers.json.
+func parseStored(data []byte) ([]storedContainer, error) {
 	var listed []storedContainer
-	if json.Unmarshal(data, &listed) != nil {
-		return nil
+	if err := json.Unmarshal(data, &listed); err != nil {
+		return nil, err
 	}
 	// Ids become parts of paths.
-	return slices.DeleteFunc(listed, func(c storedContainer) bool {
+	listed = slices.DeleteFunc(listed, func(c storedContainer) bool {
 		return len(c.ID) != idDigits || !isHex(c.ID) || c.Layer != "" && (len(c.Layer) != idDigits || !isHex(c.Layer))
 	})
-}
-
-// userdata returns where one of the container's own files may be.
-func (c *storedContainer) userdata(file string) []string {
-	var names []string
-	for _, root := range []string{c.store.Run, c.store.Graph} {
-		names = append(names, filepath.Join(root, c.driver+"-containers", c.ID, "userdata", file))
+	for i := range listed {
+		_ = json.Unmarshal([]byte(listed[i].Metadata), &listed[i].meta)
 	}
-	return names
-}
-
-func (c *storedContainer) metadata() storedMetadata {
-	var m storedMetadata
-	_ = json.Unmarshal([]byte(c.Metadata), &m)
-	return m
+	return listed, nil
 }
 
 // started tells whether the container has its config.json.
-func (c *storedContainer) started() bool {
-	return slices.ContainsFunc(c.userdata("config.json"), func(name string) bool {
-		_, err := os.Stat(name)
-		return err == nil
-	})
+func (k *keptFiles) started() bool {
+	return slices.ContainsFunc(k.configs[:], func(u userdata[runtimeSpec]) bool { return exists(u.name) })
 }
 
-// spec reads the container's config.json, which it has from its first start on.
-func (c *storedContainer) spec() runtimeSpec {
-	var spec runtimeSpec
-	for _, name := range c.userdata("config.json") {
-		if data, err := readFile(name); err == nil && json.Unmarshal(data, &spec) == nil {
+// spec returns the container's config.json, which it has from its first start on.
+func (k *keptFiles) spec() runtimeSpec {
+	for i := range k.configs {
+		u := &k.configs[i]
+		if spec, err := u.parsed(u.name, parseSpec); err == nil {
 			return spec
 		}
 	}
 	return runtimeSpec{}
+}
+
+func parseSpec(data []byte) (spec runtimeSpec, err error) {
+	err = json.Unmarshal(data, &spec)
+	return spec, err
 }
 
 // DriverRootfs stands for the storage driver of a container whose root is a
@@ -264,7 +337,7 @@ const DriverRootfs = "rootfs"
 
 // layer returns the storage driver, and the upper directory if there is one and it
 // is known.
-func (c *storedContainer) layer(m storedMetadata) (driver, upper string) {
+func (c *storedContainer) layer() (driver, upper string) {
 	driver = c.driver
 	if driver != "overlay" {
 		return driver, ""
@@ -273,7 +346,7 @@ func (c *storedContainer) layer(m storedMetadata) (driver, upper string) {
 		driver = fuseOverlayfs
 	}
 	// With --rootfs podman makes a layer that nothing uses, or none.
-	if c.Image != "" || m.Pod != "" || c.Layer != "" && m.Name == "" {
+	if c.Image != "" || c.meta.Pod != "" || c.Layer != "" && c.meta.Name == "" {
 		return driver, filepath.Join(c.store.Graph, c.driver, c.Layer, "diff")
 	}
 	// With --rootfs DIR:O an overlay of its own is above DIR, from the first start on.
@@ -290,24 +363,31 @@ func (c *storedContainer) layer(m storedMetadata) (driver, upper string) {
 // process returns the container's init process, and when it started; 0 if it does
 // not run.
 func (s *storage) process(c *storedContainer) (int, time.Time) {
-	for _, name := range c.userdata("pidfile") {
-		data, err := readFile(name)
+	for i := range c.pidfiles {
+		u := &c.pidfiles[i]
+		pid, err := u.parsed(u.name, parsePID)
 		if err != nil {
-			continue
-		}
-		pid, err := strconv.Atoi(string(bytes.TrimSpace(data)))
-		if err != nil || pid <= 0 {
 			continue
 		}
 		// The file stays when the process has ended, and its number may be
 		// another's by now: one that was not there when the file was written.
-		started := s.proc.of(pid)
-		written, err := os.Stat(name)
-		if err == nil && !started.IsZero() && started.Before(written.ModTime().Add(time.Second)) && s.owns(&c.store, pid) {
-			return pid, started
+		r := run{pid, s.proc.of(pid)}
+		written := time.Unix(u.stamp.modified.Unix())
+		if r.started.IsZero() || !r.started.Before(written.Add(time.Second)) || r != c.owned && !s.owns(c.store, pid) {
+			continue
 		}
+		c.owned = r
+		return r.pid, r.started
 	}
 	return 0, time.Time{}
+}
+
+func parsePID(data []byte) (int, error) {
+	pid, err := strconv.Atoi(string(bytes.TrimSpace(data)))
+	if err == nil && pid <= 0 {
+		err = strconv.ErrRange
+	}
+	return pid, err
 }
 
 // owns tells whether a process may be of a container in the store: each one of another
@@ -325,31 +405,43 @@ func (s *storage) owns(store *Store, pid int) bool {
 	return err == nil && owner == store.Owner
 }
 
-// name is what a person calls the container.
-func (s *storage) name(c *storedContainer, pid int) string {
-	metadata := c.metadata()
-	if metadata.Pod != "" {
+// name is what a person calls the container, whose init process is given.
+func (s *storage) name(c *storedContainer, pid int, started time.Time) string {
+	r := run{pid, started}
+	if pid != 0 && r == c.named {
+		return c.name
+	}
+	c.named = run{}
+	if c.meta.Pod != "" {
 		if k := kubernetesOf(c.spec().Annotations); k != nil {
-			return k.String()
+			c.named, c.name = r, k.String()
+			return c.name
 		}
 	}
 	if len(c.Names) > 0 {
 		return c.Names[0]
 	}
-	if name := metadata.Name; name != "" {
-		return name
+	if c.meta.Name != "" {
+		return c.meta.Name
 	}
-	// With --rootfs only the monitor's command line tells: conmon … -n NAME.
-	if pid != 0 {
-		data, _ := os.ReadFile(filepath.Join(s.cfg.ProcRoot, strconv.Itoa(parentOf(s.cfg.ProcRoot, pid)), "cmdline"))
-		words := strings.Split(string(data), "\x00")
-		for i := 1; i < len(words); i++ {
-			if words[i-1] == "-n" && strings.HasSuffix(words[0], "conmon") {
-				return words[i]
-			}
+	c.named, c.name = r, cmp.Or(s.monitored(pid), c.ID[:12])
+	return c.name
+}
+
+// monitored returns the name of a container as its monitor's command line has it, which
+// alone tells it with --rootfs: conmon … -n NAME.
+func (s *storage) monitored(pid int) string {
+	if pid == 0 {
+		return ""
+	}
+	data, _ := os.ReadFile(filepath.Join(s.cfg.ProcRoot, strconv.Itoa(parentOf(s.cfg.ProcRoot, pid)), "cmdline"))
+	words := strings.Split(string(data), "\x00")
+	for i := 1; i < len(words); i++ {
+		if words[i-1] == "-n" && strings.HasSuffix(words[0], "conmon") {
+			return words[i]
 		}
 	}
-	return c.ID[:12]
+	return ""
 }
 
 // parentOf returns the parent of a process, 0 if it is gone.
@@ -369,16 +461,18 @@ func parentOf(procRoot string, pid int) int {
 }
 
 func (s *storage) List(context.Context) ([]Listed, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var listed []Listed
 	for _, c := range s.stored() {
-		pid, _ := s.process(&c)
-		listed = append(listed, Listed{ID: c.ID, Name: s.name(&c, pid), State: s.state(&c, pid)})
+		pid, started := s.process(c)
+		listed = append(listed, Listed{ID: c.ID, Name: s.name(c, pid, started), State: c.state(pid)})
 	}
 	return listed, nil
 }
 
 // state tells what shows of it: a pause does not.
-func (s *storage) state(c *storedContainer, pid int) State {
+func (c *storedContainer) state(pid int) State {
 	if pid != 0 {
 		return StateRunning
 	}
@@ -389,27 +483,28 @@ func (s *storage) state(c *storedContainer, pid int) State {
 }
 
 func (s *storage) Inspect(_ context.Context, id string) (Details, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	all := s.stored()
-	i := slices.IndexFunc(all, func(c storedContainer) bool { return c.ID == id })
+	i := slices.IndexFunc(all, func(c *storedContainer) bool { return c.ID == id })
 	if i < 0 {
 		return Details{}, &NotFoundError{Name: id}
 	}
-	c := &all[i]
-	metadata := c.metadata()
+	c := all[i]
 	d := Details{
-		ID: id, Image: cmp.Or(metadata.ImageName, c.Image), Runtime: RuntimePodman,
+		ID: id, Image: cmp.Or(c.meta.ImageName, c.Image), Runtime: RuntimePodman,
 	}
 	if c.store.Owner != 0 {
 		d.Within = c.store.Graph
 	}
-	if metadata.Pod != "" {
+	if c.meta.Pod != "" {
 		d.Runtime = RuntimeCRIO
 	}
 	d.CreatedAt, _ = time.Parse(time.RFC3339Nano, c.Created)
 	d.PID, d.StartedAt = s.process(c)
-	d.Name, d.State = s.name(c, d.PID), s.state(c, d.PID)
+	d.Name, d.State = s.name(c, d.PID, d.StartedAt), c.state(d.PID)
 	var upper string
-	if d.Driver, upper = c.layer(metadata); upper != "" {
+	if d.Driver, upper = c.layer(); upper != "" {
 		d.DriverData = map[string]string{"UpperDir": upper}
 	}
 	spec := c.spec()
@@ -430,12 +525,17 @@ func (s *storage) Events(ctx context.Context) (<-chan Event, <-chan error) {
 		}
 	}
 	watchDirs(ctx, dirs, wake)
-	return pollEvents(ctx, wake, func() (map[string]seen, error) {
-		now := make(map[string]seen)
-		for _, c := range s.stored() {
-			pid, started := s.process(&c)
-			now[c.ID] = seen{name: s.name(&c, pid), pid: pid, started: started}
-		}
-		return now, nil
-	})
+	return pollEvents(ctx, wake, s.look)
+}
+
+// look is what is compared five times a second.
+func (s *storage) look() (map[string]seen, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := make(map[string]seen, len(s.kept))
+	for _, c := range s.stored() {
+		pid, started := s.process(c)
+		now[c.ID] = seen{name: s.name(c, pid, started), pid: pid, started: started}
+	}
+	return now, nil
 }
