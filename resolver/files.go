@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"time"
@@ -78,26 +79,33 @@ func stampFile(st *unix.Stat_t) fileStamp {
 const clockTick = 100 * time.Millisecond
 
 // cached is what was made of a file or a directory. As long as that stays as it is,
-// to get it again takes a single call of stat.
+// to get it again takes a single call of stat. What is there but can not be read leaves
+// the value as it was.
 type cached[T any] struct {
 	value   T
-	err     error // of making it
+	err     error // of making it anew
 	stamp   fileStamp
-	settled bool // the stamp tells of each change
+	settled bool   // the stamp tells of each change
+	told    string // of err
 }
 
 // get returns what load makes of the file, which is opened with the given flags, as it
 // is now.
 func (c *cached[T]) get(name string, flags int, load func(*os.File) (T, error)) (T, error) {
 	var st unix.Stat_t
-	if err := unix.Stat(name, &st); err != nil {
+	err := unix.Stat(name, &st)
+	if errors.Is(err, fs.ErrNotExist) {
 		*c = cached[T]{}
 		return c.value, err
 	}
-	if c.settled && c.stamp == stampFile(&st) {
+	if err == nil && c.settled && c.stamp == stampFile(&st) {
 		return c.value, c.err
 	}
-	*c = cached[T]{}
+	c.settled = false
+	if err != nil {
+		return c.value, err
+	}
+	c.stamp = stampFile(&st)
 	file, err := openFile(name, flags)
 	if err != nil {
 		return c.value, err
@@ -107,8 +115,11 @@ func (c *cached[T]) get(name string, flags int, load func(*os.File) (T, error)) 
 		return c.value, err
 	}
 	c.stamp = stampFile(&st)
-	c.settled = time.Since(time.Unix(c.stamp.changed.Unix())) > clockTick
-	c.value, c.err = load(file)
+	value, err := load(file)
+	if err == nil {
+		c.value = value
+	}
+	c.err, c.settled = err, time.Since(time.Unix(c.stamp.changed.Unix())) > clockTick
 	return c.value, c.err
 }
 

@@ -97,8 +97,8 @@ func TestCached(t *testing.T) {
 	expect("still", "two", 0, nil)
 	write(t, name, "bad")
 	time.Sleep(2 * clockTick)
-	expect("broken", "", 1, unix.EBADMSG)
-	expect("still broken", "", 0, unix.EBADMSG)
+	expect("broken", "two", 1, unix.EBADMSG)
+	expect("still broken", "two", 0, unix.EBADMSG)
 	write(t, name+".new", "six")
 	time.Sleep(2 * clockTick)
 	if err := os.Rename(name+".new", name); err != nil {
@@ -109,7 +109,7 @@ func TestCached(t *testing.T) {
 	if err := errors.Join(os.Remove(name), unix.Mkfifo(name, 0o666)); err != nil {
 		t.Fatal(err)
 	}
-	expect("a fifo", "", 0, errNotRegular)
+	expect("a fifo", "six", 0, errNotRegular)
 	if err := os.Remove(name); err != nil {
 		t.Fatal(err)
 	}

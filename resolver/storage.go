@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -17,11 +18,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 )
 
 // StorageConfig says where the containers of podman and CRI-O lie.
 type StorageConfig struct {
+	Log zerolog.Logger
 	// Stores are the directories in use; default: FindStores.
 	Stores []Store
 	// ProcRoot is as in Config.
@@ -205,15 +208,17 @@ type storedMetadata struct {
 	Pod       string `json:"pod-name"` // CRI-O only
 }
 
-// stored returns all containers. Files that are not there, or hold something else,
-// have none. The caller holds s.mu as long as it uses them.
+// stored returns all containers. Files that are not there have none. One that can not
+// be read, or holds something else, has those that it had: nothing was removed by that.
+// The caller holds s.mu as long as it uses them.
 func (s *storage) stored() []*storedContainer {
 	var all []*storedContainer
 	present := make(map[string]bool, len(s.kept)) // containers in a file, or with a directory
 	dirs := make(map[string]*storeDir, len(s.dirs))
 	for i := range s.cfg.Stores {
 		store := &s.cfg.Stores[i]
-		names, _ := namesIn(&s.graphs[i], store.Graph)
+		names, err := namesIn(&s.graphs[i], store.Graph)
+		s.tell(&s.graphs[i].told, store.Graph, err)
 		for _, name := range names {
 			driver, ok := strings.CutSuffix(name, "-containers")
 			if !ok {
@@ -236,7 +241,8 @@ func (s *storage) stored() []*storedContainer {
 // storedIn returns those of one directory that are not present yet, and adds them.
 func (s *storage) storedIn(d *storeDir, store *Store, dir, driver string, present map[string]bool) []*storedContainer {
 	names, err := namesIn(&d.names, dir)
-	if err != nil || !store.has(d.names.stamp.owner) {
+	s.tell(&d.names.told, dir, err)
+	if !store.has(d.names.stamp.owner) {
 		return nil
 	}
 	// The library's own mark of a store that a program mounts.
@@ -255,7 +261,8 @@ func (s *storage) storedIn(d *storeDir, store *Store, dir, driver string, presen
 		filepath.Join(dir, "containers.json"), filepath.Join(dir, "volatile-containers.json"),
 		filepath.Join(store.Run, driver+"-containers", "volatile-containers.json"),
 	} {
-		list, _ := d.lists[i].parsed(name, parseStored)
+		list, err := d.lists[i].parsed(name, parseStored)
+		s.tell(&d.lists[i].told, name, err)
 		for j := range list {
 			if c := &list[j]; !present[c.ID] {
 				present[c.ID] = true
@@ -275,6 +282,18 @@ func (s *storage) storedIn(d *storeDir, store *Store, dir, driver string, presen
 		}
 	}
 	return here
+}
+
+// tell says once what is wrong with a file in which containers may be.
+func (s *storage) tell(told *string, name string, err error) {
+	what := ""
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		what = err.Error()
+	}
+	if what != "" && what != *told {
+		s.cfg.Log.Debug().Err(err).Str("file", name).Msg("containers not readable, those that were known stay")
+	}
+	*told = what
 }
 
 // files returns what is kept of a container.

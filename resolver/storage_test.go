@@ -9,10 +9,12 @@ import (
 	"path/filepath"
 	"reflect"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 )
 
@@ -282,6 +284,53 @@ func TestStorageEvents(t *testing.T) {
 	expect("die f")
 	replace("[]")
 	expect("die a", "destroy a", "destroy f")
+}
+
+// TestStorageUnreadable: a file that can not be read has removed nothing.
+func TestStorageUnreadable(t *testing.T) {
+	dir := t.TempDir()
+	store := Store{Graph: filepath.Join(dir, "graph"), Run: filepath.Join(dir, "run")}
+	containers := filepath.Join(store.Graph, "overlay-containers")
+	file := filepath.Join(containers, "containers.json")
+	write(t, file, fmt.Sprintf(`[{"id":%q}]`, id("a")))
+	write(t, filepath.Join(containers, "volatile-containers.json"), fmt.Sprintf(`[{"id":%q}]`, id("b")))
+	var log strings.Builder
+	e, err := NewStorage(StorageConfig{Stores: []Store{store}, Log: zerolog.New(&log)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect := func(when string, want int, told string) {
+		t.Helper()
+		log.Reset()
+		for range 3 {
+			if now, err := e.(*storage).look(); len(now) != want || err != nil {
+				t.Errorf("%s: %v, %v", when, now, err)
+			}
+		}
+		if got := log.String(); strings.Count(got, "\n") != min(1, len(told)) || !strings.Contains(got, told) {
+			t.Errorf("%s: said %q, not %q once", when, got, told)
+		}
+	}
+	expect("at first", 2, "")
+	write(t, file, `[{"id":`)
+	expect("torn", 2, "unexpected end")
+	write(t, file, "{}")
+	expect("another thing", 2, "cannot unmarshal")
+	write(t, file, "[]")
+	expect("mended", 1, "")
+	if err := os.Symlink("/etc/passwd", file+".new"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, file, fmt.Sprintf(`[{"id":%q}]`, id("c")))
+	expect("another container", 2, "")
+	if err := os.Rename(file+".new", file); err != nil {
+		t.Fatal(err)
+	}
+	expect("a symlink", 2, "symbolic links")
+	if err := os.RemoveAll(containers); err != nil {
+		t.Fatal(err)
+	}
+	expect("removed", 0, "")
 }
 
 func TestDifferences(t *testing.T) {

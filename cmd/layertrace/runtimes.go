@@ -157,7 +157,7 @@ func (r *runtimes) candidates() []candidate {
 // nil.
 func (r *runtimes) podman(stores []resolver.Store) candidate {
 	c := candidate{runtime: resolver.RuntimePodman, expected: true, open: func() (resolver.Engine, error) {
-		return resolver.NewStorage(resolver.StorageConfig{Stores: stores})
+		return resolver.NewStorage(resolver.StorageConfig{Stores: stores, Log: r.log})
 	}}
 	for _, s := range stores {
 		c.where = append(c.where, s.Graph)
