@@ -270,6 +270,9 @@ func (c *containerd) FindLayer(ctx context.Context, d Details) (foundLayer, erro
 // runtimeSpec is what is of interest in a container's config.json, whose form is
 // that of the Open Container Initiative.
 type runtimeSpec struct {
+	Root struct {
+		Path string `json:"path"`
+	} `json:"root"`
 	Mounts []struct {
 		Destination string   `json:"destination"`
 		Type        string   `json:"type"`

@@ -271,13 +271,15 @@ func (s *storage) storedIn(d *storeDir, store *Store, dir, driver string, presen
 			}
 		}
 	}
-	// One with --rootfs may be in none, but has its directory.
+	// One with --rootfs may be in none, but has its directory. So has, for good, one
+	// whose removal broke off; if its root was a layer of the store, it was in one.
 	for _, id := range names {
 		if present[id] || len(id) != idDigits || !isHex(id) {
 			continue
 		}
 		present[id] = true
-		if k := s.files(id, store, dir, driver); !k.registered && k.started() {
+		k := s.files(id, store, dir, driver)
+		if !k.registered && k.started() && !under(filepath.Join(store.Graph, driver), k.spec().Root.Path) {
 			add(&storedContainer{ID: id})
 		}
 	}

@@ -74,7 +74,11 @@ func storeFixture(t *testing.T) (Engine, Store) {
 		`{"annotations":{"io.kubernetes.pod.name":"db-0","io.kubernetes.pod.namespace":"shop","io.kubernetes.container.name":"db"}}`)
 	// With --rootfs there is nothing but this.
 	write(t, filepath.Join(store.Graph, "overlay-containers", id("e"), "userdata/config.json"),
-		`{"mounts":[{"destination":"/data","type":"bind","source":"/var/lib/containers/storage/volumes/v/_data","options":["rbind","ro"]}]}`)
+		fmt.Sprintf(`{"root":{"path":"%s/overlay-containers/%s/rootfs/merge"},"mounts":[
+			{"destination":"/data","type":"bind","source":"/var/lib/containers/storage/volumes/v/_data","options":["rbind","ro"]}]}`, store.Graph, id("e")))
+	// Nor is there of one that was not removed altogether.
+	write(t, filepath.Join(store.Graph, "overlay-containers", id("0"), "userdata/config.json"),
+		fmt.Sprintf(`{"root":{"path":"%s/overlay/%s/merged"}}`, store.Graph, id("9")))
 	pidfile := filepath.Join(store.Run, "overlay-containers", id("a"), "userdata/pidfile")
 	write(t, pidfile, strconv.Itoa(os.Getpid())+"\n")
 	// This pid is of a process that was there before the file, and that one is not.
