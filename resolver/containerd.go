@@ -271,7 +271,8 @@ func (c *containerd) FindLayer(ctx context.Context, d Details) (foundLayer, erro
 // that of the Open Container Initiative.
 type runtimeSpec struct {
 	Root struct {
-		Path string `json:"path"`
+		Path     string `json:"path"`
+		Readonly bool   `json:"readonly"`
 	} `json:"root"`
 	Mounts []struct {
 		Destination string   `json:"destination"`
@@ -284,6 +285,7 @@ type runtimeSpec struct {
 
 // apply adds what the specification says to a container's details.
 func (s *runtimeSpec) apply(d *Details) {
+	d.ReadOnlyRoot = s.Root.Readonly
 	files := map[string]*string{
 		"/etc/hostname": &d.HostnamePath, "/etc/hosts": &d.HostsPath, "/etc/resolv.conf": &d.ResolvConfPath,
 	}
@@ -302,7 +304,7 @@ func (s *runtimeSpec) apply(d *Details) {
 }
 
 // declaredBind tells volumes from other binds by the places where kubelet, podman
-// and nerdctl keep them.
+// and nerdctl keep them. Volumes that nobody named have names as Docker makes them up.
 func declaredBind(source, destination string, readOnly bool) DeclaredMount {
 	m := DeclaredMount{Type: "bind", Source: source, Destination: destination, ReadOnly: readOnly}
 	parts := strings.Split(path.Clean(source), "/")
@@ -314,6 +316,7 @@ func declaredBind(source, destination string, readOnly bool) DeclaredMount {
 		// …/volumes/NAME/_data, with further directories in between for nerdctl
 		case i > 1 && parts[i] == "_data" && slices.Contains(parts[:i-1], "volumes"):
 			m.Type, m.Name = "volume", parts[i-1]
+			m.Anonymous = isMadeUp(m.Name)
 		}
 	}
 	return m

@@ -282,6 +282,33 @@ func TestContainerd(t *testing.T) {
 	}
 }
 
+// TestRuntimeSpec: what config.json tells of a container.
+func TestRuntimeSpec(t *testing.T) {
+	made := strings.Repeat("0123456789abcdef", 4)
+	spec, err := parseSpec([]byte(`{"root":{"path":"rootfs","readonly":true},"mounts":[
+		{"destination":"/made","type":"bind","source":"/var/lib/containers/storage/volumes/` + made + `/_data","options":["rbind"]},
+		{"destination":"/named","type":"bind","source":"/home/ann/.local/share/containers/storage/volumes/db/_data","options":["rbind"]},
+		{"destination":"/nerd","type":"bind","source":"/var/lib/nerdctl/1935db59/volumes/default/` + made + `/_data","options":["rbind"]},
+		{"destination":"/pod","type":"bind","source":"/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/` + made + `","options":["rbind"]},
+		{"destination":"/bind","type":"bind","source":"/srv/` + made + `","options":["rbind"]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d Details
+	spec.apply(&d)
+	got := make(map[string]string)
+	for _, m := range d.Mounts {
+		got[m.Destination] = fmt.Sprint(m.Type, " ", m.Name, " ", m.Anonymous)
+	}
+	want := map[string]string{
+		"/made": "volume " + made + " true", "/named": "volume db false", "/nerd": "volume " + made + " true",
+		"/pod": "volume " + made + " false", "/bind": "bind  false",
+	}
+	if !reflect.DeepEqual(got, want) || !d.ReadOnlyRoot {
+		t.Errorf("read-only %v, %v\nwant %v", d.ReadOnlyRoot, got, want)
+	}
+}
+
 func envelope(t *testing.T, namespace string, m proto.Message) *types.Envelope {
 	t.Helper()
 	value, err := proto.Marshal(m)

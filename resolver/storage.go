@@ -198,6 +198,9 @@ type storedContainer struct {
 	store   *Store
 	driver  string
 	fuse    bool // its overlay is made by a process
+	// volatile tells that it is in a file for those that need not outlive a crash,
+	// though not because the whole store is transient.
+	volatile bool
 	*keptFiles
 }
 
@@ -267,7 +270,7 @@ func (s *storage) storedIn(d *storeDir, store *Store, dir, driver string, presen
 			if c := &list[j]; !present[c.ID] {
 				present[c.ID] = true
 				add(c)
-				c.registered = true
+				c.registered, c.volatile = true, i == 1
 			}
 		}
 	}
@@ -530,11 +533,17 @@ func (s *storage) Inspect(_ context.Context, id string) (Details, error) {
 	}
 	spec := c.spec()
 	spec.apply(&d)
+	// Before its first start only the file that it is in tells. That is for an option of
+	// the storage, which comes with --rm, but which CRI-O and Buildah may use too.
+	d.AutoRemove = spec.Annotations[autoRemove] == "TRUE" || c.volatile && c.meta.Name != "" && !c.started()
 	// What podman and CRI-O call labels is not in there; annotations are, and
 	// CRI-O has those of Kubernetes among them.
 	d.Labels = spec.Annotations
 	return d, nil
 }
+
+// autoRemove is podman's annotation of containers with --rm.
+const autoRemove = "io.podman.annotations.autoremove"
 
 func (s *storage) Events(ctx context.Context) (<-chan Event, <-chan error) {
 	wake := make(chan struct{}, 1)

@@ -137,6 +137,41 @@ func TestStorage(t *testing.T) {
 	}
 }
 
+// TestStorageAutoRemove: podman says of each container whether it was made with --rm,
+// but only once it was started.
+func TestStorageAutoRemove(t *testing.T) {
+	const podman, crio, started, always = `{"name":"x"}`, `{"pod-name":"x"}`, `{"annotations":{"io.podman.annotations.autoremove":"FALSE"}}`,
+		`{"annotations":{"io.podman.annotations.autoremove":"TRUE"}}`
+	for _, tc := range []struct {
+		file, metadata, config string
+		want                   bool
+	}{
+		{"graph/overlay-containers/containers.json", podman, "", false},
+		{"graph/overlay-containers/containers.json", podman, always, true},
+		{"graph/overlay-containers/volatile-containers.json", podman, "", true},
+		{"graph/overlay-containers/volatile-containers.json", podman, always, true},
+		{"graph/overlay-containers/volatile-containers.json", podman, started, false},
+		{"graph/overlay-containers/volatile-containers.json", crio, "", false},
+		{"run/overlay-containers/volatile-containers.json", podman, "", false}, // a transient store
+		{"run/overlay-containers/volatile-containers.json", podman, started, false},
+		{"run/overlay-containers/volatile-containers.json", podman, always, true},
+	} {
+		dir := t.TempDir()
+		write(t, filepath.Join(dir, "graph/overlay-containers/containers.lock"), "")
+		write(t, filepath.Join(dir, tc.file), fmt.Sprintf(`[{"id":%q,"layer":%q,"metadata":%q}]`, id("a"), id("1"), tc.metadata))
+		if tc.config != "" {
+			write(t, filepath.Join(dir, "graph/overlay-containers", id("a"), "userdata/config.json"), tc.config)
+		}
+		e, err := NewStorage(StorageConfig{Stores: []Store{{Graph: filepath.Join(dir, "graph"), Run: filepath.Join(dir, "run")}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := e.Inspect(t.Context(), id("a")); err != nil || got.AutoRemove != tc.want {
+			t.Errorf("%+v: %v, %v", tc, got.AutoRemove, err)
+		}
+	}
+}
+
 // TestStorageRootfs: a container of a directory has a layer only if an overlay is
 // above that, and never the one that its entry names.
 func TestStorageRootfs(t *testing.T) {

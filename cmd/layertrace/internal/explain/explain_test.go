@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/internal/inside"
+	"github.com/layertrace/layertrace/internal/record"
 	"github.com/layertrace/layertrace/resolver"
 )
 
@@ -106,6 +107,21 @@ func TestExplain(t *testing.T) {
 			if got := short(a); got != want {
 				t.Errorf("%s, running %v:\ngot  %s\nwant %s", tc.path, running, got, want)
 			}
+		}
+	}
+}
+
+// TestVolumesOfPods: they go with the pod, or with a claim, not with a container.
+func TestVolumesOfPods(t *testing.T) {
+	for source, want := range map[string]string{
+		"/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/cache": "it is deleted with the pod, not with one of its containers",
+		"/var/lib/kubelet/pods/u/volumes/kubernetes.io~secret/token":    "it is deleted with the pod, not with one of its containers",
+		"/var/lib/kubelet/pods/u/volumes/kubernetes.io~csi/pvc/mount":   "whether it outlives the pod is up to its claim; it outlives the container",
+		"/var/lib/containers/storage/volumes/db/_data":                  "a named volume stays until docker volume rm",
+	} {
+		f := fate(&resolver.Container{}, &resolver.Mount{Source: source}, record.ClassVolume, "", false)
+		if f.Remove != (Outcome{Kept, want}) {
+			t.Errorf("%s: %+v, want %s", source, f.Remove, want)
 		}
 	}
 }

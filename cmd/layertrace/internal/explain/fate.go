@@ -15,6 +15,10 @@ func fate(c *resolver.Container, m *resolver.Mount, class, origin string, inImag
 	case record.ClassLayer:
 		f = layerFate(origin, inImage)
 	case record.ClassVolume:
+		if kind, ok := ofPod(m); ok {
+			f = podVolumeFate(kind)
+			break
+		}
 		f = volumeFate(m.Anonymous)
 	case record.ClassBind:
 		if dockersOwn(c, m) {
@@ -96,6 +100,28 @@ func volumeFate(anonymous bool) Fate {
 	f.Remove = Outcome{Kept, "a named volume stays until docker volume rm"}
 	f.RemoveVolumes = Outcome{Kept, "-v deletes anonymous volumes only; this one has a name"}
 	f.Recreate = Outcome{Kept, "a new container that names the volume sees it"}
+	return f
+}
+
+// ofPod tells of a volume of Kubernetes and its kind: empty-dir, secret, csi …
+func ofPod(m *resolver.Mount) (kind string, ok bool) {
+	_, rest, ok := strings.Cut(m.Source, "/volumes/kubernetes.io~")
+	kind, _, _ = strings.Cut(rest, "/")
+	return kind, ok
+}
+
+func podVolumeFate(kind string) Fate {
+	f := everywhere(Kept, "it belongs to the pod, not to one of its containers")
+	f.Commit = Outcome{LeftOut, "volumes are no part of an image"}
+	switch kind {
+	case "empty-dir", "secret", "configmap", "projected", "downward-api":
+		f.Remove = Outcome{Kept, "it is deleted with the pod, not with one of its containers"}
+		f.Recreate = Outcome{Kept, "a new container of the same pod sees it; a new pod gets one of its own"}
+	default:
+		f.Remove = Outcome{Kept, "whether it outlives the pod is up to its claim; it outlives the container"}
+		f.Recreate = Outcome{Kept, "a new container of the same pod sees it; whether a new pod does is up to its claim"}
+	}
+	f.RemoveVolumes = f.Remove
 	return f
 }
 
