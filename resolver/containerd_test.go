@@ -1,12 +1,14 @@
 package resolver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"path"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -503,4 +505,76 @@ func TestPlainSnapshots(t *testing.T) {
 			}
 		})
 	}
+}
+
+func FuzzRuntimeSpec(f *testing.F) {
+	f.Add([]byte(`{"root":{"path":"/g/overlay/x/merged","readonly":true},"annotations":{"io.kubernetes.pod.name":"p"},"mounts":[
+		{"destination":"/etc/../etc/hosts","type":"bind","source":"/h","options":["ro"]},{"destination":"/tmp","type":"tmpfs","source":"tmpfs"}]}`))
+	f.Add([]byte(`{"mounts":[{"destination":"/a","source":"/k/pods/u/volumes/kubernetes.io~secret/s","options":["rbind"]},
+		{"destination":"b","type":"bind","source":"/v/volumes/` + id("a") + `/_data"},{"type":"bind","source":"/volumes/../_data"},{"type":"bind"}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		spec, err := parseSpec(data)
+		if err != nil {
+			return
+		}
+		var d Details
+		spec.apply(&d)
+		binds := 0
+		for _, m := range spec.Mounts {
+			if m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind") {
+				binds++
+			}
+		}
+		files := 0
+		for _, name := range []string{d.HostnamePath, d.HostsPath, d.ResolvConfPath} {
+			if name != "" {
+				files++
+			}
+		}
+		if len(d.Mounts)+files > binds || d.ReadOnlyRoot != spec.Root.Readonly {
+			t.Errorf("%+v of %s", d, data)
+		}
+		for _, m := range d.Mounts {
+			if m.Type != "bind" && (m.Type != "volume" || m.Name == "" || !slices.Contains(strings.Split(path.Clean(m.Source), "/"), m.Name)) ||
+				m.Type == "bind" && m.Name != "" || m.Anonymous && !isMadeUp(m.Name) {
+				t.Errorf("%+v", m)
+			}
+		}
+		for _, m := range declaredMounts(d) {
+			if m.Class == "" || !path.IsAbs(m.Destination) {
+				t.Errorf("%+v", m)
+			}
+		}
+	})
+}
+
+func FuzzTaskEvent(f *testing.F) {
+	for _, m := range []proto.Message{
+		&eventtypes.ContainerCreate{ID: "box"}, &eventtypes.ContainerDelete{ID: id("a")}, &eventtypes.ContainerUpdate{ID: "box"},
+		&eventtypes.TaskStart{ContainerID: "box", Pid: 7}, &eventtypes.TaskExit{ContainerID: "box", ID: "box"},
+		&eventtypes.TaskExit{ContainerID: "box", ID: "exec"}, &eventtypes.TaskPaused{ContainerID: "box"}, &eventtypes.TaskResumed{ContainerID: "box"},
+		&eventtypes.TaskOOM{ContainerID: "box"},
+	} {
+		value, err := proto.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(m.ProtoReflect().Descriptor().FullName()), value)
+	}
+	f.Add("type.googleapis.com/containerd.events.TaskExit", []byte("\xff"))
+	f.Add("nobody.knows.This", []byte{})
+	f.Fuzz(func(t *testing.T, kind string, value []byte) {
+		name, action := taskEvent(&anypb.Any{TypeUrl: kind, Value: value})
+		if name != "" && action == "" || !bytes.Contains(value, []byte(name)) {
+			t.Errorf("%q %q of %s", action, name, kind)
+		}
+		c := containerd{namespaces: make(map[string]string)}
+		event, ok := c.translate(&types.Envelope{Namespace: "default", Event: &anypb.Any{TypeUrl: kind, Value: value}})
+		switch {
+		case ok != (name != ""), ok && event.Action != action:
+			t.Errorf("%+v, %v", event, ok)
+		case ok && event.ID != name && event.ID != "default/"+name:
+			t.Errorf("id %q of %q", event.ID, name)
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -384,4 +385,57 @@ func TestDifferences(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
+}
+
+func FuzzStored(f *testing.F) {
+	f.Add([]byte(fmt.Sprintf(`[{"id":%q,"names":["web"],"image":"1","layer":%q,"metadata":"{\"name\":\"web\"}","created":"2026-01-02T03:04:05Z"}]`, id("a"), id("1"))))
+	f.Add([]byte(fmt.Sprintf(`[{"id":"../../etc","layer":"x"},{"id":%q,"layer":"../../etc"},{"id":%q,"metadata":"{"}]`, id("a"), id("b"))))
+	f.Add([]byte(fmt.Sprintf(`[{"ID":%q,"id":null},null,{}]`, id("a"))))
+	f.Add([]byte("null"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		listed, err := parseStored(data)
+		if err != nil && listed != nil {
+			t.Errorf("%v, and containers", err)
+		}
+		for i := range listed {
+			c := &listed[i]
+			// What paths are made of.
+			for _, name := range []string{c.ID, c.Layer} {
+				if name != "" && (len(name) != idDigits || !isHex(name)) || c.ID == "" {
+					t.Errorf("%q, %q", c.ID, c.Layer)
+				}
+			}
+			c.store, c.driver = &Store{Graph: "/none/g", Run: "/none/r"}, "overlay"
+			s := storage{kept: make(map[string]*keptFiles), cfg: StorageConfig{ProcRoot: "/none"}}
+			c.keptFiles = s.files(c.ID, c.store, "/none/g/overlay-containers", c.driver)
+			if _, upper := c.layer(); upper != "" && !under("/none/g/overlay", upper) {
+				t.Errorf("upper directory %q", upper)
+			}
+			if s.name(c, 0, time.Time{}) == "" && len(c.Names) == 0 {
+				t.Errorf("no name: %+v", c)
+			}
+		}
+	})
+}
+
+func FuzzTOMLString(f *testing.F) {
+	f.Add([]byte("[storage]\n# graphroot = \"/no\"\ngraphroot = \"/srv/containers\"\n"), "/x")
+	f.Add([]byte("graphroot = '/run/vendor' # why not\n"), "/a=b")
+	f.Add([]byte("graphroot=\"\ngraphroot\n=\n\"\""), "")
+	f.Fuzz(func(t *testing.T, data []byte, value string) {
+		got := tomlString(data, "graphroot")
+		if strings.ContainsAny(got, "\n") || !bytes.Contains(data, []byte(got)) {
+			t.Errorf("%q in %q", got, data)
+		}
+		// Whatever else is in the file, and whichever quotes there are.
+		if got != "" || value == "" || strings.ContainsAny(value, "\n\"'") {
+			return
+		}
+		for _, quote := range []string{"'", "\""} {
+			text := fmt.Sprintf("%s\n graphroot =  %s%s%s # rest\n", data, quote, value, quote)
+			if again := tomlString([]byte(text), "graphroot"); again != value {
+				t.Errorf("%q instead of %q in %q", again, value, text)
+			}
+		}
+	})
 }
