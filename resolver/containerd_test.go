@@ -564,8 +564,8 @@ func FuzzTaskEvent(f *testing.F) {
 	f.Add("type.googleapis.com/containerd.events.TaskExit", []byte("\xff"))
 	f.Add("nobody.knows.This", []byte{})
 	f.Fuzz(func(t *testing.T, kind string, value []byte) {
-		name, action := taskEvent(&anypb.Any{TypeUrl: kind, Value: value})
-		if name != "" && action == "" || !bytes.Contains(value, []byte(name)) {
+		name, action, err := taskEvent(&anypb.Any{TypeUrl: kind, Value: value})
+		if name != "" && (action == "" || err != nil) || !bytes.Contains(value, []byte(name)) {
 			t.Errorf("%q %q of %s", action, name, kind)
 		}
 		c := containerd{namespaces: make(map[string]string)}
