@@ -311,7 +311,7 @@ func TestRuntimesTurnUp(t *testing.T) {
 	m.docker(dockerPath)
 	m.podman(systemStore, "db")
 	m.podman("home/ann/.local/share/containers/storage", "job")
-	m.file("etc/passwd", "ann:x:1000:1000::/home/ann:/bin/sh\n")
+	m.file("etc/passwd", fmt.Sprintf("ann:x:%d:1000::/home/ann:/bin/sh\n", os.Getuid())) // whose files these are
 	for range 2 {
 		r.lookAgain(ctx, 0, zerolog.WarnLevel)
 	}
