@@ -88,8 +88,12 @@ func TestOneWay(t *testing.T) {
 	t.Run("totals", func(t *testing.T) {
 		defer s.in(t)()
 		s.quiet(b)
-		// Nothing that came later may have changed what was right.
+		// Nothing that came later may have changed what was right, but that xfs gives back
+		// what it has allocated ahead.
 		for _, w := range done {
+			if !ext4 {
+				w.disk = nil
+			}
 			if err := w.check(&s.view, b, ext4); err != nil {
 				t.Errorf("%s at the end: %v", w.name, err)
 			}
