@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 )
 
 func main() {
@@ -77,10 +78,10 @@ type header struct {
 	Relos, RelosLength         uint32
 }
 
-// withoutLines returns the section without lines but for the size of one, which readers
-// expect.
+// withoutLines returns the section without lines but for the first one of each function:
+// the kernel takes none or at least these, and the library that loads the programs adds
+// some of its own.
 func withoutLines(data []byte) ([]byte, error) {
-	const recordSize = 4
 	var h header
 	n, err := binary.Decode(data, binary.LittleEndian, &h)
 	switch {
@@ -88,13 +89,66 @@ func withoutLines(data []byte) ([]byte, error) {
 		return nil, err
 	case h.Magic != 0xeb9f || h.Version != 1 || int(h.Size) != n:
 		return nil, fmt.Errorf("unknown kind of %s", section)
-	case h.Functions != 0 || h.Lines != h.FunctionsLength || h.Relos != h.Lines+h.LinesLength || len(data) != n+int(h.Relos+h.RelosLength) || h.LinesLength < recordSize:
+	case h.Functions != 0 || h.Lines != h.FunctionsLength || h.Relos != h.Lines+h.LinesLength || len(data) != n+int(h.Relos+h.RelosLength):
 		return nil, fmt.Errorf("%s is laid out in another way", section)
 	}
-	rest := data[n+int(h.Relos):]
-	front := data[n : n+int(h.Lines)+recordSize]
-	h.LinesLength = recordSize
-	h.Relos = h.Lines + recordSize
+	functions, lines, relos := data[n:n+int(h.Lines)], data[n+int(h.Lines):n+int(h.Relos)], data[n+int(h.Relos):]
+	type place struct{ program, instruction uint32 }
+	begins := make(map[place]bool)
+	if _, err := records(functions, func(program, instruction uint32) bool {
+		begins[place{program, instruction}] = true
+		return true
+	}); err != nil {
+		return nil, err
+	}
+	lines, err = records(lines, func(program, instruction uint32) bool { return begins[place{program, instruction}] })
+	if err != nil {
+		return nil, err
+	}
+	h.LinesLength = uint32(len(lines))
+	h.Relos = h.Lines + h.LinesLength
 	out, err := binary.Append(nil, binary.LittleEndian, &h)
-	return append(append(out, front...), rest...), err
+	return slices.Concat(out, functions, lines, relos), err
+}
+
+// records returns a table without the records that are not to be kept. It begins with
+// the size of a record, and has for each program its name, their number, and the records,
+// each of which begins with the offset of an instruction.
+func records(table []byte, keep func(program, instruction uint32) bool) ([]byte, error) {
+	var short error
+	next := func(n uint32) []byte {
+		if uint64(n) > uint64(len(table)) {
+			short, n = fmt.Errorf("%s: a table is too short", section), uint32(len(table))
+		}
+		piece := table[:n]
+		table = table[n:]
+		return piece
+	}
+	number := func() uint32 {
+		piece := next(4)
+		if short != nil {
+			return 0
+		}
+		return binary.LittleEndian.Uint32(piece)
+	}
+	size := number()
+	if size < 4 {
+		return nil, fmt.Errorf("%s: records of %d bytes", section, size)
+	}
+	out := binary.LittleEndian.AppendUint32(nil, size)
+	for len(table) > 0 && short == nil {
+		program, count := number(), number()
+		var kept []byte
+		left := uint32(0)
+		for i := uint32(0); i < count && short == nil; i++ {
+			if record := next(size); short == nil && keep(program, binary.LittleEndian.Uint32(record)) {
+				kept = append(kept, record...)
+				left++
+			}
+		}
+		out = binary.LittleEndian.AppendUint32(out, program)
+		out = binary.LittleEndian.AppendUint32(out, left)
+		out = append(out, kept...)
+	}
+	return out, short
 }
