@@ -142,7 +142,7 @@ func shortOfSpace(t *testing.T, st *stage) {
 	// The other tests need the space, whatever comes of this one.
 	defer st.b.run(t, "prep", remove...)
 	p := st.b.spawn(t, name, fields(`fallocate kind=fill path=`+full+` errno=ENOSPC then wait then
-		fallocate kind=punch path=`+full+` size=65536 then sync kind=filesystem path=`+full+` then write path=`+more+` size=2000000 chunk=500000 errno=ENOSPC then chmod path=`+image+` errno=ENOSPC`)...)
+		fallocate kind=punch path=`+full+` size=65536 then sync kind=filesystem path=`+full+` then write path=`+more+` size=2000000 chunk=10000 errno=ENOSPC then chmod path=`+image+` errno=ENOSPC`)...)
 	results := p.until(t, "waiting")
 	size, disk := st.stat(t, full)
 	if results[0].Errno != "ENOSPC" || size < 100*mib {
