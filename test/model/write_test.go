@@ -2,9 +2,10 @@ package model
 
 import (
 	"errors"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/layertrace/layertrace/test/calls"
 )
 
 // errFault is a store to a page of a mapping that the file does not have.
@@ -67,25 +68,6 @@ func directOp(w *worker, o *op) error {
 	})
 }
 
-// struct iocb of linux/aio_abi.h, little endian, with what is used of it.
-type iocb struct {
-	_      [2]uint64 // data, key, flags of this write
-	opcode uint16
-	_      int16 // priority
-	fd     uint32
-	buf    uint64
-	bytes  uint64
-	offset int64
-	_      [2]uint64 // reserved, flags, eventfd
-}
-
-type ioEvent struct {
-	data, obj uint64
-	res, res2 int64
-}
-
-const iocbCmdPwrite = 1
-
 // aioOp is a write by io_submit, whose end may be in a thread of the kernel.
 func aioOp(w *worker, o *op) error {
 	flags := writeOnly
@@ -93,29 +75,12 @@ func aioOp(w *worker, o *op) error {
 		flags |= unix.O_DIRECT
 	}
 	return w.opened(o.Path, flags, func(fd int) error {
-		var ctx uint64
-		if _, _, errno := unix.Syscall(unix.SYS_IO_SETUP, 1, uintptr(unsafe.Pointer(&ctx)), 0); errno != 0 {
-			return errno
+		aio, err := calls.NewAIO()
+		if err != nil {
+			return err
 		}
-		defer func() { _, _, _ = unix.Syscall(unix.SYS_IO_DESTROY, uintptr(ctx), 0, 0) }()
-		cb := &iocb{opcode: iocbCmdPwrite, fd: uint32(fd), buf: uint64(uintptr(unsafe.Pointer(&w.aligned[0]))), bytes: uint64(o.Size), offset: o.Offset}
-		if _, _, errno := unix.Syscall(unix.SYS_IO_SUBMIT, uintptr(ctx), 1, uintptr(unsafe.Pointer(&cb))); errno != 0 {
-			return errno
-		}
-		var event ioEvent
-		for {
-			_, _, errno := unix.Syscall6(unix.SYS_IO_GETEVENTS, uintptr(ctx), 1, 1, uintptr(unsafe.Pointer(&event)), 0, 0)
-			if errno == 0 {
-				break
-			}
-			if errno != unix.EINTR {
-				return errno
-			}
-		}
-		if event.res < 0 {
-			return unix.Errno(-event.res)
-		}
-		return w.wrote(int(event.res), nil)
+		defer aio.Close()
+		return w.wrote(aio.Write(fd, w.aligned[:o.Size], o.Offset))
 	})
 }
 

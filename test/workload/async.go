@@ -5,15 +5,12 @@ package main
 import (
 	"fmt"
 	"os"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/layertrace/layertrace/test/calls"
 	"github.com/layertrace/layertrace/test/workload/proto"
 )
-
-// Asynchronous writes, by the bare system calls: no C library, so that the
-// program stays static.
 
 // pages allocates page-aligned memory that the Go runtime never moves or frees.
 func pages(size int64) ([]byte, error) {
@@ -34,25 +31,6 @@ func openAsync(a *opArgs) (*os.File, error) {
 	return open(a.path("path"), flags, 0o644)
 }
 
-// struct iocb of linux/aio_abi.h, little endian, with what is used of it.
-type iocb struct {
-	_      [2]uint64 // data, key, flags of this write
-	opcode uint16
-	_      int16 // priority
-	fd     uint32
-	buf    uint64
-	bytes  uint64
-	offset int64
-	_      [2]uint64 // reserved, flags, eventfd
-}
-
-type ioEvent struct {
-	data, obj uint64
-	res, res2 int64
-}
-
-const iocbCmdPwrite = 1
-
 // aioOp writes size= bytes in pieces of chunk= by io_submit.
 func aioOp(a *opArgs, res *proto.Result) error {
 	size, chunk := a.number("size", 0), a.number("chunk", 64<<10)
@@ -65,32 +43,21 @@ func aioOp(a *opArgs, res *proto.Result) error {
 	if err != nil {
 		return err
 	}
-	var ctx uint64
-	if _, _, errno := unix.Syscall(unix.SYS_IO_SETUP, 8, uintptr(unsafe.Pointer(&ctx)), 0); errno != 0 {
-		return fmt.Errorf("io_setup: %w", errno)
+	aio, err := calls.NewAIO()
+	if err != nil {
+		return err
 	}
-	defer func() { _, _, _ = unix.Syscall(unix.SYS_IO_DESTROY, uintptr(ctx), 0, 0) }()
+	defer aio.Close()
 	for done := int64(0); done < size; {
-		cb := &iocb{opcode: iocbCmdPwrite, fd: uint32(f.Fd()), buf: uint64(uintptr(unsafe.Pointer(&mem[0]))), bytes: uint64(min(chunk, size-done)), offset: done}
-		if n, _, errno := unix.Syscall(unix.SYS_IO_SUBMIT, uintptr(ctx), 1, uintptr(unsafe.Pointer(&cb))); errno != 0 || n != 1 {
-			return fmt.Errorf("io_submit returned %d: %w", n, errno)
+		n, err := aio.Write(int(f.Fd()), mem[:min(chunk, size-done)], done)
+		if err != nil {
+			return err
 		}
-		var ev ioEvent
-		for {
-			n, _, errno := unix.Syscall6(unix.SYS_IO_GETEVENTS, uintptr(ctx), 1, 1, uintptr(unsafe.Pointer(&ev)), 0, 0)
-			if errno == unix.EINTR {
-				continue
-			}
-			if errno != 0 || n != 1 {
-				return fmt.Errorf("io_getevents returned %d: %w", n, errno)
-			}
-			break
+		if n == 0 {
+			return fmt.Errorf("the asynchronous write wrote nothing at %d", done)
 		}
-		if ev.res <= 0 {
-			return fmt.Errorf("asynchronous write: %w", unix.Errno(-ev.res))
-		}
-		done += ev.res
-		res.Written += ev.res
+		done += int64(n)
+		res.Written += int64(n)
 		res.Writes++
 	}
 	return nil

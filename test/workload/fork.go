@@ -5,83 +5,31 @@ package main
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/layertrace/layertrace/test/calls"
 	"github.com/layertrace/layertrace/test/workload/proto"
 )
 
-// Children that are forked and never execute a program. Such a copy of a Go
-// process has one thread, so nothing of the runtime works in it: the functions
-// that run there must not grow the stack, allocate, or store pointers, and call
-// only bare system calls. They are marked nosplit for that, and signals are held
-// back, whose handlers are the runtime's.
-
-// withoutSignals calls fn on a thread that takes no signals.
-func withoutSignals(fn func() error) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var all, before unix.Sigset_t
-	for i := range all.Val {
-		all.Val[i] = ^all.Val[i]
-	}
-	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &before); err != nil {
-		return err
-	}
-	err := fn()
-	if unmaskErr := unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil); err == nil {
-		err = unmaskErr
-	}
-	return err
-}
-
-// reap waits for the child pid, -1 for any.
-func reap(pid int) error {
-	var status unix.WaitStatus
-	pid, err := unix.Wait4(pid, &status, 0, nil)
-	if err == nil && status != 0 {
-		err = fmt.Errorf("child %d ended with status %#x", pid, uint32(status))
-	}
-	return err
-}
-
-// fork returns 0 to the child.
-//
-//go:nosplit
-func fork() (pid int, errno syscall.Errno) {
-	r, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
-	return int(r), errno
-}
-
-//go:nosplit
-func becomeNamed(name *byte) {
-	syscall.RawSyscall6(syscall.SYS_PRCTL, syscall.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0, 0)
-}
-
-//go:nosplit
-func exitNow(code uintptr) {
-	for {
-		syscall.RawSyscall6(syscall.SYS_EXIT_GROUP, code, 0, 0, 0, 0, 0)
-	}
-}
+// See package calls for what may be done in a child that is forked.
 
 // forkStore forks a child that stores one byte into each step of the memory.
 //
 //go:nosplit
 func forkStore(name *byte, mem unsafe.Pointer, size, step uintptr) (pid int, errno syscall.Errno) {
-	pid, errno = fork()
+	pid, errno = calls.Fork()
 	if pid != 0 || errno != 0 {
 		return pid, errno
 	}
-	becomeNamed(name)
+	calls.BecomeNamed(name)
 	for i := uintptr(0); i < size; i += step {
 		*(*byte)(unsafe.Add(mem, i)) = 'm'
 	}
-	exitNow(0)
+	calls.ExitNow(0)
 	return 0, 0
 }
 
@@ -100,27 +48,27 @@ func (b *brief) writeTo(path *byte, flags int, size uintptr) {
 	cwd := unix.AT_FDCWD
 	fd, _, errno := syscall.RawSyscall6(syscall.SYS_OPENAT, uintptr(cwd), uintptr(unsafe.Pointer(path)), uintptr(flags), 0o644, 0, 0)
 	if errno != 0 {
-		exitNow(1)
+		calls.ExitNow(1)
 	}
 	n, _, _ := syscall.RawSyscall6(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(b.text)), size, 0, 0, 0)
 	if n != size {
-		exitNow(2)
+		calls.ExitNow(2)
 	}
 	syscall.RawSyscall6(syscall.SYS_CLOSE, fd, 0, 0, 0, 0, 0)
 }
 
 //go:nosplit
-func (b *brief) fork() (pid int, errno syscall.Errno) { return b.work(fork()) }
+func (b *brief) fork() (pid int, errno syscall.Errno) { return b.work(calls.Fork()) }
 
 //go:nosplit
 func (b *brief) work(pid int, errno syscall.Errno) (int, syscall.Errno) {
 	if pid != 0 || errno != 0 {
 		return pid, errno
 	}
-	becomeNamed(b.name)
+	calls.BecomeNamed(b.name)
 	b.writeTo(b.shared, unix.O_WRONLY|unix.O_APPEND, b.appended)
 	b.writeTo(b.own, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, b.created)
-	exitNow(0)
+	calls.ExitNow(0)
 	return 0, 0
 }
 
@@ -133,10 +81,10 @@ func stormOp(a *opArgs, res *proto.Result) error {
 		return err
 	}
 	count, width := len(briefs), int(a.number("width", 1))
-	return withoutSignals(func() error {
+	return calls.WithoutSignals(func() error {
 		for i := range briefs {
 			if i >= width {
-				if err := reap(-1); err != nil {
+				if err := calls.Reap(-1); err != nil {
 					return err
 				}
 			}
@@ -145,7 +93,7 @@ func stormOp(a *opArgs, res *proto.Result) error {
 			}
 		}
 		for range min(width, count) {
-			if err := reap(-1); err != nil {
+			if err := calls.Reap(-1); err != nil {
 				return err
 			}
 		}
@@ -178,12 +126,12 @@ func reusePIDOp(a *opArgs, res *proto.Result) error {
 	if err != nil {
 		return err
 	}
-	return withoutSignals(func() error {
+	return calls.WithoutSignals(func() error {
 		first, errno := briefs[0].fork()
 		if errno != 0 {
 			return os.NewSyscallError("clone", errno)
 		}
-		if err := reap(first); err != nil {
+		if err := calls.Reap(first); err != nil {
 			return err
 		}
 		res.Detail = fmt.Sprint(first)
@@ -193,7 +141,7 @@ func reusePIDOp(a *opArgs, res *proto.Result) error {
 			if _, errno := briefs[i+1].work(forkAs(&args)); errno != 0 {
 				return os.NewSyscallError("clone3", errno)
 			}
-			if err := reap(first); err != nil {
+			if err := calls.Reap(first); err != nil {
 				return err
 			}
 		}

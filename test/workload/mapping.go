@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/layertrace/layertrace/test/calls"
 	"github.com/layertrace/layertrace/test/workload/proto"
 )
 
@@ -94,12 +95,12 @@ func forkStoreOp(a *opArgs, _ *proto.Result) error {
 	if err != nil {
 		return err
 	}
-	err = withoutSignals(func() error {
+	err = calls.WithoutSignals(func() error {
 		pid, errno := forkStore(name, unsafe.Pointer(&mem[0]), uintptr(len(mem)), uintptr(os.Getpagesize()))
 		if errno != 0 {
 			return errno
 		}
-		return reap(pid)
+		return calls.Reap(pid)
 	})
 	runtime.KeepAlive(name)
 	return err

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/layertrace/layertrace/test/calls"
 	"github.com/layertrace/layertrace/test/workload/proto"
 )
 
@@ -146,18 +147,9 @@ func dedupeOp(a *opArgs, _ *proto.Result) error {
 	}
 	defer from.Close()
 	defer to.Close()
-	request := unix.FileDedupeRange{
-		Src_length: uint64(size),
-		Info:       []unix.FileDedupeRangeInfo{{Dest_fd: int64(to.Fd())}},
+	shared, err := calls.Dedupe(int(from.Fd()), int(to.Fd()), 0, 0, size)
+	if err == nil && shared != size {
+		err = fmt.Errorf("shared %d bytes of %d", shared, size)
 	}
-	if err := unix.IoctlFileDedupeRange(int(from.Fd()), &request); err != nil {
-		return err
-	}
-	switch got := request.Info[0]; {
-	case got.Status < 0:
-		return unix.Errno(-got.Status)
-	case got.Status != unix.FILE_DEDUPE_RANGE_SAME || got.Bytes_deduped != uint64(size):
-		return fmt.Errorf("shared %d bytes of %d, status %d", got.Bytes_deduped, size, got.Status)
-	}
-	return nil
+	return err
 }
