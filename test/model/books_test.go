@@ -25,24 +25,32 @@ func (a amount) String() string { return fmt.Sprintf("size %+d, disk %+d", a.siz
 // books holds what a history should have been charged with against what it was.
 type books struct {
 	due, booked map[account]amount
-	// wrote is what the operations say that they wrote; cloned may count as
-	// written too, since it is up to the file system.
-	wrote, cloned, written map[uint32]int64
-	openDeleted            int64             // as the tracer says
-	names                  map[uint32]string // of the processes, for people
-	paths                  map[uint64]string // of the inodes, likewise
-	deltas                 []event.Delta
-	files                  []event.FileEvent
-	problems               []string
+	// wrote is what the operations say that they wrote; perhaps may count as
+	// written too.
+	wrote, perhaps, written map[uint32]int64
+	openDeleted             int64 // as the tracer says
+	processes               map[uint32]*process
+	announced               []event.Process
+	paths                   map[uint64]string // of the inodes, for people
+	deltas                  []event.Delta
+	files                   []event.FileEvent
+	problems                []string
 }
 
-// newBooks opens books for processes of these names.
-func newBooks(names map[uint32]string) *books {
+// process is one that changes the layer.
+type process struct {
+	label  string // for people
+	name   string
+	parent uint32
+	fresh  bool // it began during the history
+}
+
+func newBooks() *books {
 	return &books{
-		names: names,
-		due:   map[account]amount{}, booked: map[account]amount{},
-		wrote: map[uint32]int64{}, cloned: map[uint32]int64{}, written: map[uint32]int64{},
-		paths: map[uint64]string{},
+		due: map[account]amount{}, booked: map[account]amount{},
+		wrote: map[uint32]int64{}, perhaps: map[uint32]int64{}, written: map[uint32]int64{},
+		processes: map[uint32]*process{nobody: {label: "nobody in particular"}},
+		paths:     map[uint64]string{},
 	}
 }
 
@@ -67,18 +75,20 @@ func (b *books) changed(process uint32, before, after map[uint64]inode) {
 }
 
 // said adds what an operation said.
-func (b *books) said(process uint32, r result) {
-	b.wrote[process] += r.Written
-	b.cloned[process] += r.Cloned
+func (b *books) said(r *result) {
+	b.wrote[r.By] += r.Written
+	b.perhaps[r.By] += r.Perhaps
 }
 
 // take books a batch of the tracer's.
 func (b *books) take(batch *event.Batch) {
 	for _, d := range batch.Deltas {
-		key := account{d.Process.PID, d.File.Inode}
+		process := d.Process.PID
+		key := account{process, d.File.Inode}
 		b.booked[key] = b.booked[key].plus(amount{d.Size, d.Disk})
-		b.written[d.Process.PID] += int64(d.Written)
+		b.written[process] += int64(d.Written)
 	}
+	b.announced = append(b.announced, batch.Processes...)
 	b.deltas = append(b.deltas, batch.Deltas...)
 	b.files = append(b.files, batch.Files...)
 	for _, l := range batch.Layers {
@@ -96,31 +106,54 @@ func (b *books) take(batch *event.Batch) {
 // operations came one after the other; not in disk, since many an operation (fsync,
 // direct I/O, fallocate, a rename over a file) writes back what others have left in
 // memory, and what that allocates is theirs.
-func (b *books) compare(processes, disk bool) {
+func (b *books) compare(order order, exact bool) {
 	for _, number := range slices.Sorted(maps.Keys(b.inodes())) {
 		var due, booked amount
 		bad := false
-		for process := range b.processes() {
+		for process := range b.everybody() {
 			d, k := b.due[account{process, number}], b.booked[account{process, number}]
 			due, booked = due.plus(d), booked.plus(k)
-			bad = bad || processes && d.size != k.size
+			bad = bad || order != concurrent && d.size != k.size
 		}
-		if bad || due.size != booked.size || disk && due.disk != booked.disk {
+		if bad || due.size != booked.size || exact && due.disk != booked.disk {
 			b.problem("inode %d (%s): on the disk %v; booked %v", number, b.path(number), due, booked)
 			b.details(number)
 		}
 	}
-	for process := range b.processes() {
+	for process := range b.everybody() {
 		wrote, written := b.wrote[process], b.written[process]
-		if written < wrote || written > wrote+b.cloned[process] {
-			b.problem("%s wrote %d bytes (and had %d cloned); booked %d", b.who(process), wrote, b.cloned[process], written)
+		if written < wrote || written > wrote+b.perhaps[process] {
+			b.problem("%s wrote %d bytes (and perhaps %d more); booked %d", b.who(process), wrote, b.perhaps[process], written)
+		}
+	}
+	b.introduced()
+}
+
+// introduced requires that processes are announced as what they are, and none is
+// charged that is not.
+func (b *books) introduced() {
+	known := map[uint32]bool{}
+	for _, p := range b.announced {
+		known[p.ID.PID] = true
+		is := b.processes[p.ID.PID]
+		if is != nil && (p.Name != is.name || p.ParentPID != is.parent) {
+			b.problem("%s, of process %d, is announced as %+v", is.label, is.parent, p)
+		}
+	}
+	for process, is := range b.processes {
+		charged := b.written[process] != 0
+		for key, a := range b.booked {
+			charged = charged || key.process == process && a != (amount{})
+		}
+		if is.fresh && charged && !known[process] {
+			b.problem("%s, process %d, is charged and was never announced", is.label, process)
 		}
 	}
 }
 
 // details adds all that is known of an inode.
 func (b *books) details(number uint64) {
-	for process := range b.processes() {
+	for process := range b.everybody() {
 		key := account{process, number}
 		d, due := b.due[key]
 		k, booked := b.booked[key]
@@ -156,8 +189,8 @@ func (b *books) inodes() map[uint64]bool {
 	return all
 }
 
-// processes is every process that is in the books.
-func (b *books) processes() map[uint32]bool {
+// everybody is every process that is in the books.
+func (b *books) everybody() map[uint32]bool {
 	all := map[uint32]bool{}
 	for key := range b.due {
 		all[key.process] = true
@@ -186,8 +219,8 @@ func (b *books) path(number uint64) string {
 }
 
 func (b *books) who(process uint32) string {
-	if name, ok := b.names[process]; ok {
-		return name
+	if is := b.processes[process]; is != nil {
+		return is.label
 	}
 	return fmt.Sprintf("process %d", process)
 }

@@ -52,6 +52,9 @@ func drawHistory(t *rapid.T) []op {
 func (p *plan) add(o op) {
 	p.history = append(p.history, o)
 	holds := kindNamed[o.Kind].holds
+	if o.Kind == "kill" {
+		p.held = slices.DeleteFunc(p.held, func(h op) bool { return h.Worker == o.Worker })
+	}
 	if holds || o.Kind == "release" {
 		p.held = slices.DeleteFunc(p.held, func(h op) bool { return h.Worker == o.Worker && h.Slot == o.Slot })
 	}
@@ -152,7 +155,7 @@ func (p *plan) fit(k *kind) (fit []op) {
 	for _, h := range p.held {
 		writes := h.Kind == "hold" && h.Choice != "read only" || h.Kind == "tmpfile" || h.Kind == "adopt"
 		stores := writes || h.Kind == "holdmap"
-		if writes || stores && k.name == "heldstore" || k.name == "release" || k.name == "heldlink" || k.name == "heldsync" {
+		if writes || stores && (k.name == "heldstore" || k.name == "heldfork") || k.name == "release" || k.name == "heldlink" || k.name == "heldsync" {
 			fit = append(fit, h)
 		}
 	}

@@ -1,7 +1,9 @@
 package model
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -13,11 +15,24 @@ import (
 // restLimit is how long work that the kernel does later may take.
 const restLimit = 10 * time.Second
 
+// order is a way to run the operations of a history.
+type order string
+
+const (
+	// serial does them one at a time, in their order.
+	serial order = "serial"
+	// concurrent has each worker do its own, at the same time as the others.
+	concurrent order = "concurrent"
+)
+
+var orders = []order{serial, concurrent}
+
 // history is operations that are done on an overlay of their own, and what is
 // known of their effects.
 type history struct {
 	*rig
 	t       *testing.T // for what is wrong with the checker
+	order   order
 	ops     []op
 	overlay *overlay
 	books   *books
@@ -25,35 +40,33 @@ type history struct {
 	lines   []string         // the history as it went, for people
 }
 
+// ourselves is the process of the test.
+var ourselves = uint32(os.Getpid())
+
 // play does the operations on a new overlay and returns what does not agree, if
-// anything. Where serial, they are done one at a time, in their order; otherwise
-// each worker does its own, at the same time as the others.
-func (r *rig) play(t *testing.T, options string, serial bool, ops []op) (problems, lines []string) {
+// anything.
+func (r *rig) play(t *testing.T, options string, order order, ops []op) (problems, lines []string) {
 	t.Helper()
-	names := map[uint32]string{nobody: "nobody in particular"}
-	peers := make([]int, workers)
-	for i, m := range r.team {
-		names[m.processID] = m.name
-		peers[i] = int(m.processID)
+	h := &history{rig: r, t: t, order: order, ops: ops, books: newBooks()}
+	h.lines = append(h.lines, fmt.Sprintf("%s, %s", options, order))
+	for _, m := range r.team.members {
+		h.books.processes[m.processID] = &process{label: m.name, name: m.name, parent: ourselves}
 	}
-	h := &history{rig: r, t: t, ops: ops, books: newBooks(names)}
 	var err error
 	h.overlay, err = r.mount(options)
 	h.must(err)
 	h.before = h.overlay.start
-	for _, m := range r.team {
-		h.ask(m, request{Root: h.overlay.merged, Peers: peers})
-	}
-	if serial {
-		h.serial()
-	} else {
+	r.played[order]++
+	if order == concurrent {
 		h.concurrent()
+	} else {
+		h.inTurn()
 	}
-	h.agree(serial)
+	h.agree()
 	h.end()
 	agreed := len(h.books.problems) == 0
 	if agreed {
-		h.agree(serial)
+		h.agree()
 		h.forgotten()
 	}
 	h.remove(agreed)
@@ -61,12 +74,12 @@ func (r *rig) play(t *testing.T, options string, serial bool, ops []op) (problem
 }
 
 // agree compares all that is known.
-func (h *history) agree(processes bool) {
+func (h *history) agree() {
 	h.collect()
 	// xfs and btrfs finish in workers what stat shows already, and the books know
 	// it when it is done.
 	h.eventually(func() bool { return !h.restless() })
-	h.books.compare(processes, h.exact)
+	h.books.compare(h.order, h.exact)
 	// And btrfs has a worker free the inodes of which it has written something, at the
 	// latest when a transaction ends.
 	var wrong []string
@@ -112,10 +125,16 @@ func (h *history) must(err error) {
 	}
 }
 
-func (h *history) ask(m *member, r request) answer {
-	a, err := m.ask(r)
+func (h *history) ask(worker int, r request) answer {
+	a, err := h.team.members[worker].ask(h.complete(r))
 	h.must(err)
 	return a
+}
+
+// complete adds to a request where everything is.
+func (h *history) complete(r request) request {
+	r.Root, r.Peers = h.overlay.merged, h.team.processes()
+	return r
 }
 
 // note takes down what an operation said.
@@ -125,7 +144,14 @@ func (h *history) note(o *op, r *result) {
 		h.must(fmt.Errorf("%v: %s", o, r.Wrong))
 	}
 	h.count(o, r)
-	h.books.said(h.team[o.Worker].processID, *r)
+	h.books.said(r)
+	name := workerName(o.Worker)
+	if r.Parent != 0 {
+		h.books.processes[r.By] = &process{label: "a child of " + name, name: name, parent: r.Parent, fresh: true}
+	}
+	if r.Heir != 0 {
+		h.books.processes[r.Heir] = &process{label: "another " + name, name: name, parent: ourselves, fresh: true}
+	}
 }
 
 // look charges a process with what has changed on the disk since the last look.
@@ -140,35 +166,66 @@ func (h *history) collect() {
 	batch, err := h.tracer.Collect()
 	h.must(err)
 	h.books.take(batch)
-	for _, p := range batch.Processes {
-		for _, m := range h.team {
-			if p.ID.PID == m.processID && p.Name != m.name {
-				h.books.problem("%s is announced as %+v", m.name, p)
-			}
-		}
-	}
 }
 
-// serial does one operation after the other, and looks at the disk before another
+// turns cuts operations where another worker takes over, and around those that are a
+// turn of their own.
+func turns(ops []op, alone func(*op) bool) (all [][]op) {
+	for len(ops) > 0 {
+		end := 1
+		for end < len(ops) && ops[end].Worker == ops[0].Worker && !alone(&ops[0]) && !alone(&ops[end]) {
+			end++
+		}
+		all = append(all, ops[:end])
+		ops = ops[end:]
+	}
+	return all
+}
+
+// turn has a worker do what it has to do before another one takes over.
+func (h *history) turn(ops []op) ([]result, error) {
+	if ops[0].Kind == "kill" {
+		r, err := h.kill(&ops[0])
+		return []result{r}, err
+	}
+	a, err := h.team.members[ops[0].Worker].ask(h.complete(request{Ops: ops}))
+	return a.Results, err
+}
+
+// kill ends a worker, at rest or while it does something, and puts another in its place.
+func (h *history) kill(o *op) (result, error) {
+	m := h.team.members[o.Worker]
+	r := result{By: m.processID}
+	if o.Choice != "at rest" {
+		r.Perhaps = killPieces * o.Size
+		if _, err := m.ask(h.complete(request{Ops: []op{*o}})); !errors.Is(err, io.EOF) {
+			return r, fmt.Errorf("%s was to be killed: %w", m.name, err)
+		}
+	} else if err := m.cmd.Process.Kill(); err != nil {
+		return r, err
+	}
+	err := h.team.replace(o.Worker)
+	if err == nil {
+		r.Heir = h.team.members[o.Worker].processID
+	}
+	return r, err
+}
+
+// inTurn does one operation after the other, and looks at the disk before another
 // worker takes over: so that what has changed is the doing of that one.
-func (h *history) serial() {
-	for i, next := 0, 0; i < len(h.ops); i = next {
-		first := &h.ops[i]
-		next = i + 1
-		if first.Kind == "collect" {
+func (h *history) inTurn() {
+	for _, ops := range turns(h.ops, func(o *op) bool { return kindNamed[o.Kind].alone }) {
+		if ops[0].Kind == "collect" {
 			h.lines = append(h.lines, "an interval ends")
 			h.collect()
 			continue
 		}
-		for next < len(h.ops) && h.ops[next].Worker == first.Worker && h.ops[next].Kind != "collect" {
-			next++
+		results, err := h.turn(ops)
+		h.must(err)
+		for i := range results {
+			h.note(&ops[i], &results[i])
 		}
-		m := h.team[first.Worker]
-		results := h.ask(m, request{Ops: h.ops[i:next]}).Results
-		for n := range results {
-			h.note(&h.ops[i+n], &results[n])
-		}
-		h.look(m.processID)
+		h.look(results[0].By)
 	}
 }
 
@@ -182,20 +239,34 @@ func (h *history) concurrent() {
 	for _, o := range h.ops {
 		lists[o.Worker] = append(lists[o.Worker], o)
 	}
-	for i, m := range h.team {
-		h.ask(m, request{Await: true, Ops: lists[i]})
-	}
 	type heard struct {
-		answer
-		worker int
-		err    error
+		worker  int
+		results []result
+		err     error
 	}
 	done := make(chan heard, workers)
-	for i, m := range h.team {
-		h.must(m.tell(request{}))
+	var all [workers][][]op
+	for i, list := range lists {
+		all[i] = turns(list, func(o *op) bool { return o.Kind == "kill" })
+		first := request{Await: true}
+		if len(all[i]) > 0 && all[i][0][0].Kind != "kill" {
+			first.Ops, all[i] = all[i][0], all[i][1:]
+		}
+		h.ask(i, first)
+	}
+	for i := range lists {
 		go func() {
-			a, err := m.hear()
-			done <- heard{a, i, err}
+			a, err := h.team.members[i].ask(request{})
+			results := a.Results
+			for _, ops := range all[i] {
+				if err != nil {
+					break
+				}
+				var more []result
+				more, err = h.turn(ops)
+				results = append(results, more...)
+			}
+			done <- heard{i, results, err}
 		}()
 	}
 	var results [workers][]result
@@ -204,16 +275,16 @@ func (h *history) concurrent() {
 			select {
 			case a := <-done:
 				h.must(a.err)
-				results[a.worker] = a.Results
+				results[a.worker] = a.results
 				wait = false
 			case <-time.After(5 * time.Millisecond):
 				h.collect()
 			}
 		}
 	}
-	for i := range h.team {
-		for n := range lists[i] {
-			h.note(&lists[i][n], &results[i][n])
+	for i, list := range lists {
+		for n := range list {
+			h.note(&list[n], &results[i][n])
 		}
 	}
 	h.look(nobody)
@@ -224,8 +295,8 @@ func (h *history) concurrent() {
 func (h *history) openDeleted() (wrong []string) {
 	problem := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	open := map[uint64]held{}
-	for _, m := range h.team {
-		for _, f := range h.ask(m, request{Report: true}).Held {
+	for i := range workers {
+		for _, f := range h.ask(i, request{Report: true}).Held {
 			open[f.Inode] = f
 		}
 	}
@@ -284,8 +355,8 @@ func (h *history) ledger() {
 // end has all workers let go of what they hold, one after the other, and unmounts
 // the overlay, which has the kernel write back what was left in memory.
 func (h *history) end() {
-	for _, m := range h.team {
-		h.ask(m, request{Release: true})
+	for i, m := range h.team.members {
+		h.ask(i, request{Release: true})
 		h.look(m.processID)
 	}
 	h.must(h.overlay.unmount())

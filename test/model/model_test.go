@@ -28,18 +28,9 @@ var mounts = []struct {
 	{"userxattr,index=off", 10},
 }
 
-// orders are the ways to run the operations of a history.
-var orders = []struct {
-	name   string
-	serial bool
-}{
-	{"serial", true},
-	{"concurrent", false},
-}
-
 // TestModel plays random histories and compares the tracer's books with the disk.
 func TestModel(t *testing.T) {
-	settings, err := readSettings(len(mounts) * len(orders))
+	settings, err := readSettings(len(mounts))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,19 +39,16 @@ func TestModel(t *testing.T) {
 		t.Log("size only: this kernel does not let allocated bytes be read on this file system") // test/matrix shows it
 	}
 	began := time.Now()
-	for _, order := range orders {
-		t.Run(order.name, func(t *testing.T) {
-			for _, mount := range mounts {
-				t.Run(mount.options, func(t *testing.T) {
-					if strings.HasPrefix(mount.options, "userxattr") && !r.userAttributes() {
-						t.Log("n/a: this kernel has no overlay mounts with userxattr")
-						return
-					}
-					check(t, r, settings, mount.options, order.serial, settings.checks*mount.share/100)
-				})
+	for _, mount := range mounts {
+		t.Run(mount.options, func(t *testing.T) {
+			if strings.HasPrefix(mount.options, "userxattr") && !r.userAttributes() {
+				t.Log("n/a: this kernel has no overlay mounts with userxattr")
+				return
 			}
+			check(t, r, settings, mount.options, settings.checks*mount.share/100)
 		})
 	}
+	t.Logf("histories by the order of their operations: %v", r.played)
 	sum := r.total()
 	fmt.Printf("model: %d operations (%d without an error) in %d histories, %.0f seconds, kernel %s, %s\n",
 		sum.run, sum.succeeded, r.histories, time.Since(began).Seconds(), kernel(), r.fileSystem)
@@ -70,7 +58,7 @@ func TestModel(t *testing.T) {
 }
 
 // check plays histories on overlays that are mounted one way.
-func check(t *testing.T, r *rig, settings *settings, options string, serial bool, checks int) {
+func check(t *testing.T, r *rig, settings *settings, options string, checks int) {
 	before, histories := r.total(), r.histories
 	var first, shortest *failure
 	t.Cleanup(func() {
@@ -86,14 +74,15 @@ func check(t *testing.T, r *rig, settings *settings, options string, serial bool
 	for round := 0; round == 0 || time.Now().Before(deadline); round++ {
 		settings.apply(t, round, checks)
 		rapid.Check(t, func(rt *rapid.T) {
+			order := rapid.SampledFrom(orders).Draw(rt, "order")
 			ops := drawHistory(rt)
 			tries := 1
-			if first != nil && !serial {
+			if first != nil && order == concurrent {
 				// A race is not lost each time.
 				tries = 5
 			}
 			for range tries {
-				problems, lines := r.play(t, options, serial, ops)
+				problems, lines := r.play(t, options, order, ops)
 				if len(problems) == 0 {
 					continue
 				}
@@ -130,7 +119,7 @@ type settings struct {
 func readSettings(subtests int) (*settings, error) {
 	s := &settings{}
 	// Few long histories: setting one up takes as long as a dozen operations.
-	own := map[string]string{"rapid.checks": "20", "rapid.steps": "50", "rapid.nofailfile": "true"}
+	own := map[string]string{"rapid.checks": "40", "rapid.steps": "50", "rapid.nofailfile": "true"}
 	flag.Visit(func(f *flag.Flag) { delete(own, f.Name) })
 	for name, value := range own {
 		if err := flag.Set(name, value); err != nil {

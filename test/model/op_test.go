@@ -24,10 +24,17 @@ type result struct {
 	// Errno is the name of the error that it ended with; what it did before that
 	// is done.
 	Errno string `json:",omitempty"`
+	// By is the process that did it: the worker, or a child of its, which is then the
+	// Parent.
+	By     uint32
+	Parent uint32 `json:",omitempty"`
+	// Heir is the worker that has taken its place.
+	Heir uint32 `json:",omitempty"`
 	// Written is the sum of what its write-like calls returned.
 	Written int64 `json:",omitempty"`
-	// Cloned is how many bytes it has had shared instead of written.
-	Cloned int64 `json:",omitempty"`
+	// Perhaps is how many bytes may be written as well: those that it has had shared
+	// instead, or those that it was at as it was killed.
+	Perhaps int64 `json:",omitempty"`
 	// Wrong says that the checker itself does not work.
 	Wrong string `json:",omitempty"`
 }
@@ -59,6 +66,9 @@ type kind struct {
 	choices []string
 	// holds says that it puts an open file into a slot.
 	holds bool
+	// alone says that it is a turn of its own, since what it changes is not the doing
+	// of the worker as it was before.
+	alone bool
 	// refused are the choices, or "" for the whole kind, that some kernels or file
 	// systems do not support, or overlayfs never does.
 	refused []string
@@ -74,7 +84,7 @@ var kinds = []kind{
 	{name: "rename", args: onFile | toFile, choices: []string{"plain", "noreplace", "exchange", "whiteout"}, refused: []string{"whiteout"}, run: renameOp},
 	{name: "heldwrite", args: inSlot | atOffset | ofSize, run: heldWriteOp},
 	{name: "truncate", args: onFile | ofSize, choices: []string{"path", "descriptor"}, run: truncateOp},
-	{name: "fallocate", args: onFile | atOffset | ofSize, choices: []string{"plain", "keep", "punch", "zero"}, refused: []string{"zero"}, run: fallocateOp},
+	{name: "fallocate", args: onFile | atOffset | ofSize, choices: []string{"plain", "keep", "punch", "zero", "zero keep"}, refused: []string{"zero", "zero keep"}, run: fallocateOp},
 	{name: "store", args: onFile | atOffset | ofSize, choices: []string{"as it is", "extended", "synced"}, run: storeOp},
 	{name: "overwrite", args: onFile | ofSize, run: overwriteOp},
 	{name: "mkdir", args: onDir, run: mkdirOp},
@@ -85,13 +95,18 @@ var kinds = []kind{
 	{name: "scatter", args: onFile | atOffset | ofSize, run: scatterOp},
 	{name: "shift", args: onFile | inPages, choices: []string{"collapse", "insert"}, refused: []string{"collapse", "insert"}, run: fallocateOp},
 	{name: "writev", args: onFile | atOffset | ofSize, run: writevOp},
-	{name: "pwritev2", args: onFile | atOffset | ofSize, choices: []string{"plain", "append", "dsync"}, run: pwritev2Op},
+	{name: "pwritev2", args: onFile | atOffset | ofSize, choices: []string{"plain", "append", "dsync", "sync"}, run: pwritev2Op},
+	{name: "uring", args: onFile | atOffset | ofSize, choices: []string{"plain", "fixed", "linked", "async", "polled", "splice", "fallocate"}, run: uringOp},
+	{name: "limit", args: onFile | atOffset | ofSize, choices: []string{"write", "append", "truncate", "fallocate", "open"}, run: limitOp},
+	{name: "syncwrite", args: onFile | atOffset | ofSize, choices: []string{"sync", "dsync", "append"}, run: syncWriteOp},
 	{name: "direct", args: onFile | inPages, run: directOp},
 	{name: "aio", args: onFile | inPages, choices: []string{"buffered", "direct"}, run: aioOp},
 	{name: "copyrange", args: onFile | toFile | atOffset | ofSize, run: copyRangeOp},
 	{name: "sendfile", args: onFile | toFile | atOffset | ofSize, run: sendfileOp},
 	{name: "splice", args: onFile | atOffset | ofSize, run: spliceOp},
+	{name: "vmsplice", args: onFile | atOffset | ofSize, run: vmspliceOp},
 	{name: "clone", args: onFile | toFile, choices: []string{"whole", "range"}, refused: []string{"whole", "range"}, run: cloneOp},
+	{name: "dedupe", args: onFile | toFile | inPages, choices: []string{"alike", "as it is"}, refused: []string{"alike", "as it is"}, run: dedupeOp},
 	{name: "create", args: onNew, run: createOp},
 	{name: "open", args: onFile, choices: []string{"plain", "trunc"}, run: openOp},
 	{name: "mknod", args: onNew, choices: []string{"fifo", "device", "whiteout"}, refused: []string{"whiteout"}, run: mknodOp},
@@ -100,6 +115,8 @@ var kinds = []kind{
 	{name: "renamedir", args: onDir | toDir, choices: []string{"plain", "exchange"}, run: renameOp},
 	{name: "movedir", args: onDir | toNew, choices: []string{"plain", "noreplace"}, run: renameOp},
 	{name: "renameany", args: onAny | toAny, choices: []string{"exchange", "plain"}, run: renameOp},
+	{name: "uringname", args: onFile | toFile, choices: []string{"rename", "unlink"}, run: uringNameOp},
+	{name: "fork", args: onFile | ofSize, choices: []string{"append", "trunc"}, alone: true, run: forkOp},
 	{name: "crowd", args: onDir | ofSize, run: crowdOp},
 	{name: "disperse", args: onDir, run: disperseOp},
 	{name: "removexattr", args: onAny, choices: []string{"user.a", "user.b", "trusted.c"}, run: removexattrOp},
@@ -113,14 +130,16 @@ var kinds = []kind{
 	{name: "adopt", args: inSlot | ofPeer, holds: true, run: adoptOp},
 	{name: "heldstore", args: inSlot | inPages, run: heldStoreOp},
 	{name: "heldtruncate", args: inSlot | ofSize, run: heldTruncateOp},
-	{name: "heldfallocate", args: inSlot | atOffset | ofSize, choices: []string{"plain", "keep", "punch", "zero"}, refused: []string{"zero"}, run: heldFallocateOp},
+	{name: "heldfallocate", args: inSlot | atOffset | ofSize, choices: []string{"plain", "keep", "punch", "zero", "zero keep"}, refused: []string{"zero", "zero keep"}, run: heldFallocateOp},
 	{name: "heldshift", args: inSlot | inPages, choices: []string{"collapse", "insert"}, refused: []string{"collapse", "insert"}, run: heldFallocateOp},
+	{name: "heldfork", args: inSlot | atOffset | ofSize, choices: []string{"append", "store"}, alone: true, run: heldForkOp},
 	{name: "heldlink", args: inSlot | toNew, run: heldLinkOp},
 	{name: "heldsync", args: inSlot, run: heldSyncOp},
 	{name: "fsync", args: onFile, choices: []string{"file", "data"}, run: fsyncOp},
 	{name: "sync", choices: []string{"file system", "all"}, run: syncOp},
+	{name: "kill", args: onFile | ofSize, choices: []string{"at rest", "opening", "writing"}, alone: true, run: killOp},
 	{name: "dropcaches", run: dropCachesOp},
-	{name: "collect", run: collectOp},
+	{name: "collect", alone: true, run: collectOp},
 }
 
 var kindNamed = func() map[string]*kind {
@@ -171,8 +190,8 @@ func (r result) String() string {
 	if r.Written != 0 {
 		s += fmt.Sprintf(", wrote %d", r.Written)
 	}
-	if r.Cloned != 0 {
-		s += fmt.Sprintf(", cloned %d", r.Cloned)
+	if r.Perhaps != 0 {
+		s += fmt.Sprintf(", perhaps %d more", r.Perhaps)
 	}
 	return s
 }

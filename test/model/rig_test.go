@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/layertrace/layertrace/test/calls"
 	"github.com/layertrace/layertrace/tracer"
 	"github.com/layertrace/layertrace/tracer/event"
 )
@@ -31,7 +32,10 @@ type rig struct {
 	fileSystem string
 	old        bool // tmpfs before 6.6: no attributes of users, no O_DIRECT
 	histories  int
+	played     map[order]int // histories
 	operations map[string]*tally
+	version    [2]int // of the kernel
+	rings      bool   // it makes io_urings for us
 }
 
 // tally counts the operations of a kind.
@@ -39,7 +43,7 @@ type tally struct{ run, succeeded int }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{operations: map[string]*tally{}}
+	r := &rig{operations: map[string]*tally{}, played: map[order]int{}}
 	check := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -60,12 +64,17 @@ func newRig(t *testing.T) *rig {
 	default:
 		r.fileSystem = fmt.Sprintf("file system %#x", fs.Type)
 	}
-	var err error
+	_, err := fmt.Sscanf(kernel(), "%d.%d", &r.version[0], &r.version[1])
+	check(err)
 	r.device, err = deviceOf(scratch)
 	check(err)
 	// The kernel writes back only when it is told to: what it allocates then is
 	// not the doing of the operation at which it is seen.
 	check(os.WriteFile("/proc/sys/vm/dirty_writeback_centisecs", []byte("0"), 0))
+	if ring, err := calls.NewRing(false); err == nil {
+		r.rings = true
+		ring.Close()
+	}
 	r.dir, err = os.MkdirTemp(scratch, "model")
 	check(err)
 	t.Cleanup(func() { _ = os.RemoveAll(r.dir) })
@@ -127,17 +136,11 @@ func (r *rig) mount(options string) (*overlay, error) {
 }
 
 // userAttributes tells whether overlays can be mounted with userxattr (since 5.11).
-func (r *rig) userAttributes() bool {
-	if r.old {
-		return false
-	}
-	var name unix.Utsname
-	var major, minor int
-	if err := unix.Uname(&name); err != nil {
-		return false
-	}
-	_, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
-	return err == nil && (major > 5 || major == 5 && minor >= 11)
+func (r *rig) userAttributes() bool { return !r.old && r.since(5, 11) }
+
+// since tells whether the kernel is of a version, or newer.
+func (r *rig) since(major, minor int) bool {
+	return r.version[0] > major || r.version[0] == major && r.version[1] >= minor
 }
 
 // count notes that an operation was done.
@@ -172,6 +175,9 @@ func (r *rig) vain() (names []string) {
 		kindName, choice, _ := strings.Cut(strings.TrimSuffix(name, ")"), " (")
 		n := r.operations[name]
 		if r.old && (strings.Contains(name, "direct") || strings.Contains(name, "xattr (user.")) {
+			continue
+		}
+		if strings.HasPrefix(name, "uring") && !r.rings || kindName == "uringname" && !r.since(5, 11) {
 			continue
 		}
 		if n.run >= often && n.succeeded == 0 && !slices.Contains(kindNamed[kindName].refused, choice) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -28,12 +29,12 @@ func workerName(i int) string { return "model-" + string(rune('a'+i)) }
 
 // request is what a worker is asked to do, in this order.
 type request struct {
-	Root    string `json:",omitempty"` // of the overlay from now on
-	Peers   []int  `json:",omitempty"` // the workers' processes
-	Await   bool   `json:",omitempty"` // answer and wait for an empty request first
-	Ops     []op   `json:",omitempty"`
-	Report  bool   `json:",omitempty"`
-	Release bool   `json:",omitempty"`
+	Root    string       `json:",omitempty"` // of the overlay
+	Peers   [workers]int // the workers' processes
+	Await   bool         `json:",omitempty"` // answer and wait for another request first
+	Ops     []op         `json:",omitempty"`
+	Report  bool         `json:",omitempty"`
+	Release bool         `json:",omitempty"`
 }
 
 // answer is what a worker says when it is done.
@@ -51,11 +52,14 @@ type held struct {
 
 // worker is the state of a worker process.
 type worker struct {
-	root            string
-	peers           []int
-	slots           [slots]*slot
-	written, cloned int64 // by the operation at work
-	data, aligned   []byte
+	root  string
+	peers [workers]int
+	slots [slots]*slot
+	// Of the operation at work, as in result.
+	by, parent       uint32
+	written, perhaps int64
+	data, aligned    []byte
+	shared           []byte // with children
 }
 
 // slot is a file that is held open, by a descriptor or by a mapping.
@@ -71,8 +75,16 @@ func work() error {
 	// A store to a mapping beyond the end of its file must not be the end of us.
 	debug.SetPanicOnFault(true)
 	runtime.LockOSThread()
+	// Its default is the end of the process; nor is that of a child to leave anything.
+	signal.Ignore(unix.SIGXFSZ)
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("forbidding core dumps: %w", err)
+	}
 	w := worker{data: pattern(256 << 10)}
 	var err error
+	if w.shared, err = unix.Mmap(-1, 0, page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS); err != nil {
+		return fmt.Errorf("allocating memory to share: %w", err)
+	}
 	if w.aligned, err = unix.Mmap(-1, 0, 256<<10, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
 		return fmt.Errorf("allocating a buffer: %w", err)
 	}
@@ -110,9 +122,7 @@ func pattern(n int) []byte {
 }
 
 func (w *worker) serve(r *request) (a answer) {
-	if r.Root != "" {
-		w.root, w.peers = r.Root, r.Peers
-	}
+	w.root, w.peers = r.Root, r.Peers
 	for i := range r.Ops {
 		a.Results = append(a.Results, w.do(&r.Ops[i]))
 	}
@@ -128,7 +138,7 @@ func (w *worker) serve(r *request) (a answer) {
 }
 
 func (w *worker) do(o *op) (r result) {
-	w.written, w.cloned = 0, 0
+	w.by, w.parent, w.written, w.perhaps = uint32(os.Getpid()), 0, 0, 0
 	if err := kindNamed[o.Kind].run(w, o); err != nil {
 		var errno unix.Errno
 		switch {
@@ -140,7 +150,7 @@ func (w *worker) do(o *op) (r result) {
 			r.Wrong = err.Error()
 		}
 	}
-	r.Written, r.Cloned = w.written, w.cloned
+	r.By, r.Parent, r.Written, r.Perhaps = w.by, w.parent, w.written, w.perhaps
 	return r
 }
 

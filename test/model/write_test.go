@@ -55,9 +55,20 @@ func writevOp(w *worker, o *op) error {
 }
 
 func pwritev2Op(w *worker, o *op) error {
-	flags := map[string]int{"append": unix.RWF_APPEND, "dsync": unix.RWF_DSYNC}[o.Choice]
+	flags := map[string]int{"append": unix.RWF_APPEND, "dsync": unix.RWF_DSYNC, "sync": unix.RWF_SYNC}[o.Choice]
 	return w.opened(o.Path, writeOnly, func(fd int) error {
 		return w.wrote(unix.Pwritev2(fd, thirds(w.data[:o.Size]), o.Offset, flags))
+	})
+}
+
+// syncWriteOp writes through a descriptor that has each write wait for the disk.
+func syncWriteOp(w *worker, o *op) error {
+	flags := map[string]int{"sync": unix.O_SYNC, "dsync": unix.O_DSYNC, "append": unix.O_SYNC | unix.O_APPEND}[o.Choice]
+	return w.opened(o.Path, writeOnly|flags, func(fd int) error {
+		if o.Choice == "append" {
+			return w.wrote(unix.Write(fd, w.data[:o.Size]))
+		}
+		return w.wrote(unix.Pwrite(fd, w.data[:o.Size], o.Offset))
 	})
 }
 
@@ -122,22 +133,43 @@ func sendfileOp(w *worker, o *op) error {
 	})
 }
 
+// piped calls fn with a pipe that fill has put some bytes into, and their number.
+func piped(fill func(pipe int) (int, error), fn func(pipe, n int) error) error {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return err
+	}
+	defer unix.Close(pipe[0])
+	defer unix.Close(pipe[1])
+	n, err := fill(pipe[1])
+	if err != nil {
+		return err
+	}
+	return fn(pipe[0], n)
+}
+
+// spliced moves what fill has put into a pipe into a file.
+func (w *worker) spliced(o *op, fill func(pipe int) (int, error)) error {
+	return w.opened(o.Path, writeOnly, func(fd int) error {
+		return piped(fill, func(pipe, n int) error {
+			at := o.Offset
+			moved, err := unix.Splice(pipe, nil, fd, &at, n, 0)
+			return w.wrote(int(moved), err)
+		})
+	})
+}
+
 // spliceOp moves bytes from a pipe into a file.
 func spliceOp(w *worker, o *op) error {
-	return w.opened(o.Path, writeOnly, func(fd int) error {
-		var pipe [2]int
-		if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-			return err
-		}
-		defer unix.Close(pipe[0])
-		defer unix.Close(pipe[1])
-		n, err := unix.Write(pipe[1], w.data[:o.Size])
-		if err != nil {
-			return err
-		}
-		at := o.Offset
-		moved, err := unix.Splice(pipe[0], nil, fd, &at, n, 0)
-		return w.wrote(int(moved), err)
+	return w.spliced(o, func(pipe int) (int, error) { return unix.Write(pipe, w.data[:o.Size]) })
+}
+
+// vmspliceOp moves pages of its own memory through a pipe into a file.
+func vmspliceOp(w *worker, o *op) error {
+	return w.spliced(o, func(pipe int) (int, error) {
+		iov := unix.Iovec{Base: &w.aligned[0]}
+		iov.SetLen(int(o.Size))
+		return unix.Vmsplice(pipe, []unix.Iovec{iov}, 0)
 	})
 }
 
@@ -156,8 +188,30 @@ func cloneOp(w *worker, o *op) error {
 		if err := unix.Fstat(to, &st); err != nil {
 			return err
 		}
-		w.cloned += st.Size
+		w.perhaps += st.Size
 		return nil
+	})
+}
+
+// dedupeOp lets two files share what is the same in them, or has just been made so.
+func dedupeOp(w *worker, o *op) error {
+	// Files of the image share nothing with those of the layer.
+	return w.opened(o.Path, readWrite, func(from int) error {
+		return w.opened(o.To, readWrite, func(to int) error {
+			for _, fd := range []int{from, to} {
+				if o.Choice == "as it is" {
+					continue
+				}
+				if err := w.wrote(unix.Pwrite(fd, w.data[:o.Size], o.Offset)); err != nil {
+					return err
+				}
+			}
+			shared, err := calls.Dedupe(from, to, o.Offset, o.Offset, o.Size)
+			if err == nil && shared == 0 {
+				err = unix.EBADE // they are not the same
+			}
+			return err
+		})
 	})
 }
 
@@ -170,12 +224,13 @@ func truncateOp(w *worker, o *op) error {
 
 // fallocateModes are the choices of the kinds that allocate.
 var fallocateModes = map[string]uint32{
-	"plain":    0,
-	"keep":     unix.FALLOC_FL_KEEP_SIZE,
-	"punch":    unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE,
-	"zero":     unix.FALLOC_FL_ZERO_RANGE,
-	"collapse": unix.FALLOC_FL_COLLAPSE_RANGE,
-	"insert":   unix.FALLOC_FL_INSERT_RANGE,
+	"plain":     0,
+	"keep":      unix.FALLOC_FL_KEEP_SIZE,
+	"punch":     unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE,
+	"zero":      unix.FALLOC_FL_ZERO_RANGE,
+	"zero keep": unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE,
+	"collapse":  unix.FALLOC_FL_COLLAPSE_RANGE,
+	"insert":    unix.FALLOC_FL_INSERT_RANGE,
 }
 
 func fallocate(fd int, o *op) error {
