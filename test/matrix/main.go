@@ -428,9 +428,9 @@ func commits(b *strings.Builder, columns []*column) {
 
 // histories writes what the model checker's runs have come to.
 func histories(b *strings.Builder, columns []*column) {
-	b.WriteString("\n## Random histories\n\nWhat the model checker played: random operations of three processes, one after the other and at once,\n" +
-		"on overlays mounted in several ways; the books are held against the disk after each history. Some\n" +
-		"operations are meant to fail.\n\n" +
+	b.WriteString("\n## Random histories\n\nWhat the model checker played: random operations of three processes, one after the other (also with\n" +
+		"all that is in memory written back in between) and at once, on overlays mounted in several ways; the\n" +
+		"books are held against the disk after each history. Some operations are meant to fail.\n\n" +
 		"| kernel | file system | operations | without an error | histories | minutes | differences |\n|---|---|---|---|---|---|---|\n")
 	var sum played
 	row := func(kernel, fileSystem string, p played, differences string) {

@@ -31,10 +31,13 @@ type books struct {
 	openDeleted             int64 // as the tracer says
 	processes               map[uint32]*process
 	announced               []event.Process
-	paths                   map[uint64]string // of the inodes, for people
-	deltas                  []event.Delta
-	files                   []event.FileEvent
-	problems                []string
+	// unclear are inodes of which the disk use has changed without it being known
+	// whose doing that is.
+	unclear  map[uint64]bool
+	paths    map[uint64]string // of the inodes, for people
+	deltas   []event.Delta
+	files    []event.FileEvent
+	problems []string
 }
 
 // process is one that changes the layer.
@@ -50,6 +53,7 @@ func newBooks() *books {
 		due: map[account]amount{}, booked: map[account]amount{},
 		wrote: map[uint32]int64{}, perhaps: map[uint32]int64{}, written: map[uint32]int64{},
 		processes: map[uint32]*process{nobody: {label: "nobody in particular"}},
+		unclear:   map[uint64]bool{},
 		paths:     map[uint64]string{},
 	}
 }
@@ -74,6 +78,15 @@ func (b *books) changed(process uint32, before, after map[uint64]inode) {
 	}
 }
 
+// blur notes that it is not known who has changed the disk use of inodes.
+func (b *books) blur(before, after map[uint64]inode) {
+	for number := range union(before, after) {
+		if before[number].disk != after[number].disk {
+			b.unclear[number] = true
+		}
+	}
+}
+
 // said adds what an operation said.
 func (b *books) said(r *result) {
 	b.wrote[r.By] += r.Written
@@ -84,6 +97,9 @@ func (b *books) said(r *result) {
 func (b *books) take(batch *event.Batch) {
 	for _, d := range batch.Deltas {
 		process := d.Process.PID
+		if process == ourselves {
+			process = nobody // who has things written back
+		}
 		key := account{process, d.File.Inode}
 		b.booked[key] = b.booked[key].plus(amount{d.Size, d.Disk})
 		b.written[process] += int64(d.Written)
@@ -103,9 +119,10 @@ func (b *books) take(batch *event.Batch) {
 }
 
 // compare notes what does not agree. Processes are told apart in size where the
-// operations came one after the other; not in disk, since many an operation (fsync,
-// direct I/O, fallocate, a rename over a file) writes back what others have left in
-// memory, and what that allocates is theirs.
+// operations came one after the other. In disk only where what each has left in memory
+// was written back before the next one went on: many an operation (fsync, direct I/O,
+// fallocate, a rename over a file) writes back what others have left there, and what
+// that allocates is theirs.
 func (b *books) compare(order order, exact bool) {
 	for _, number := range slices.Sorted(maps.Keys(b.inodes())) {
 		var due, booked amount
@@ -113,7 +130,8 @@ func (b *books) compare(order order, exact bool) {
 		for process := range b.everybody() {
 			d, k := b.due[account{process, number}], b.booked[account{process, number}]
 			due, booked = due.plus(d), booked.plus(k)
-			bad = bad || order != concurrent && d.size != k.size
+			bad = bad || order != concurrent && d.size != k.size ||
+				order == settled && exact && !b.unclear[number] && d.disk != k.disk
 		}
 		if bad || due.size != booked.size || exact && due.disk != booked.disk {
 			b.problem("inode %d (%s): on the disk %v; booked %v", number, b.path(number), due, booked)

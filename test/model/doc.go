@@ -1,7 +1,9 @@
 // Package model checks the tracer's books against the disk with random
 // histories: a few processes change a real overlay in every way there is, one at
 // a time or all at once, and what each of them is charged with must be what the
-// upper directory says. A history that fails is made as short as possible.
+// upper directory says: for each in size if they went one at a time, and on the disk
+// if what each had left in memory was written back before the next one, else in the
+// sum. A history that fails is made as short as possible.
 //
 // It runs as root inside the virtual machine of test/vm, with LAYERTRACE_VM=1 in
 // the environment and a file system of its own at /scratch. Without the variable

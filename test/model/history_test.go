@@ -21,11 +21,14 @@ type order string
 const (
 	// serial does them one at a time, in their order.
 	serial order = "serial"
+	// settled does too, and has what a worker left in memory written back before
+	// another one goes on.
+	settled order = "settled"
 	// concurrent has each worker do its own, at the same time as the others.
 	concurrent order = "concurrent"
 )
 
-var orders = []order{serial, concurrent}
+var orders = []order{serial, settled, concurrent}
 
 // history is operations that are done on an overlay of their own, and what is
 // known of their effects.
@@ -38,6 +41,7 @@ type history struct {
 	books   *books
 	before  map[uint64]inode // the last look at the disk
 	lines   []string         // the history as it went, for people
+	hasty   bool             // waiting for the file system to settle has been in vain
 }
 
 // ourselves is the process of the test.
@@ -214,6 +218,8 @@ func (h *history) kill(o *op) (result, error) {
 // inTurn does one operation after the other, and looks at the disk before another
 // worker takes over: so that what has changed is the doing of that one.
 func (h *history) inTurn() {
+	// What was in memory before is nobody's.
+	h.rest(nobody)
 	for _, ops := range turns(h.ops, func(o *op) bool { return kindNamed[o.Kind].alone }) {
 		if ops[0].Kind == "collect" {
 			h.lines = append(h.lines, "an interval ends")
@@ -225,7 +231,26 @@ func (h *history) inTurn() {
 		for i := range results {
 			h.note(&ops[i], &results[i])
 		}
-		h.look(results[0].By)
+		before := h.before
+		h.rest(results[0].By)
+		if ops[0].Kind == "dropcaches" {
+			// xfs gives up what was allocated ahead of a file's writer.
+			h.books.blur(before, h.before)
+		}
+	}
+}
+
+// rest looks at the disk, in the settled order once all is there.
+func (h *history) rest(process uint32) {
+	if h.order != settled {
+		h.look(process)
+		return
+	}
+	h.must(h.overlay.sync())
+	h.look(process)
+	for end := time.Now().Add(restLimit); h.exact && !h.hasty && h.restless(); h.look(process) {
+		h.hasty = time.Now().After(end)
+		time.Sleep(restLimit / 1000)
 	}
 }
 
@@ -357,7 +382,7 @@ func (h *history) ledger() {
 func (h *history) end() {
 	for i, m := range h.team.members {
 		h.ask(i, request{Release: true})
-		h.look(m.processID)
+		h.rest(m.processID)
 	}
 	h.must(h.overlay.unmount())
 	h.look(nobody)

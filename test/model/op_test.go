@@ -138,7 +138,7 @@ var kinds = []kind{
 	{name: "fsync", args: onFile, choices: []string{"file", "data"}, run: fsyncOp},
 	{name: "sync", choices: []string{"file system", "all"}, run: syncOp},
 	{name: "kill", args: onFile | ofSize, choices: []string{"at rest", "opening", "writing"}, alone: true, run: killOp},
-	{name: "dropcaches", run: dropCachesOp},
+	{name: "dropcaches", alone: true, run: dropCachesOp},
 	{name: "collect", alone: true, run: collectOp},
 }
 

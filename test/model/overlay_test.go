@@ -187,6 +187,16 @@ func (o *overlay) watch() error {
 	return nil
 }
 
+// sync has all that is in memory written back to the file system of the layer.
+func (o *overlay) sync() error {
+	fd, err := unix.Open(o.upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Syncfs(fd)
+}
+
 // unmount ends the use of the layer, of which nobody may have a file open.
 func (o *overlay) unmount() error { return unix.Unmount(o.merged, 0) }
 
