@@ -49,6 +49,7 @@ func TestModel(t *testing.T) {
 		})
 	}
 	t.Logf("histories by the order of their operations: %v", r.played)
+	t.Logf("operations, and how many ended without an error: %s", r.tallies())
 	sum := r.total()
 	fmt.Printf("model: %d operations (%d without an error) in %d histories, %.0f seconds, kernel %s, %s\n",
 		sum.run, sum.succeeded, r.histories, time.Since(began).Seconds(), kernel(), r.fileSystem)

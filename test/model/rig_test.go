@@ -170,6 +170,15 @@ func (r *rig) total() (sum tally) {
 	return sum
 }
 
+// tallies is the numbers for each kind.
+func (r *rig) tallies() string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(r.operations)) {
+		all = append(all, fmt.Sprintf("%s %d %d", name, r.operations[name].run, r.operations[name].succeeded))
+	}
+	return strings.Join(all, ", ")
+}
+
 // vain returns the kinds that were tried often and never succeeded: of those
 // nothing was checked.
 func (r *rig) vain() (names []string) {
