@@ -403,6 +403,11 @@ func TestIntervalEndsDuringAnAudit(t *testing.T) {
 		if u := w.unattributed(); len(u) != 1 || u[0].SizeGrowth != 100 || !slices.Contains(w.out.types(), "stopped") {
 			t.Errorf("records after the audit: %v, unattributed %v", w.out.types(), u)
 		}
+		w.write(other, "b", 200)
+		w.sleep(2 * w.session.cfg.Interval)
+		if growths := of[*record.Growth](w.out); growths[len(growths)-1].File.Size != 200 {
+			t.Errorf("an interval after the audit: %v", w.out.types())
+		}
 		w.finish()
 		w.equalsDisk(c)
 	})

@@ -273,8 +273,10 @@ func (s *Session) loop(ctx context.Context) error {
 		if err != nil {
 			return s.abandon(err)
 		}
-		if rested && s.resting {
-			s.stir()
+		if rested {
+			if s.resting {
+				s.stir()
+			}
 			tick = s.nextTick()
 		}
 		if s.exceeded != nil {
