@@ -55,6 +55,43 @@ EXIT_PROGRAM("do_writepages", writepages_exit, 23, ALL_CALLS, NO_RESULT, struct 
 	return 0;
 }
 
+#define SYNC_ALL 0x7fffffffffffffffLL /* LLONG_MAX, the end that fsync asks for */
+
+/* in_msync tells whether the current thread has called msync. */
+static __always_inline bool in_msync(void)
+{
+#ifdef OLD_KERNEL
+	/* As task_pt_regs does it, on x86 and arm64 with stacks of 16 KiB. */
+	struct pt_regs *regs = (void *)BPF_CORE_READ(current_task(), stack) + 16384;
+
+	regs--;
+#else
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+#endif
+	return SYSCALL(regs) == SYSCALL_MSYNC;
+}
+
+/*
+ * What a write with O_SYNC or O_DSYNC has written back is its own, though the file's
+ * last writer may be another process up to the end of that write. It asks for the
+ * range that it has written, fsync for the whole file; msync for a range, too.
+ */
+ENTRY_PROGRAM("vfs_fsync_range", sync_write_entry, struct file *file, __s64 start, __s64 end)
+{
+	struct process_id process;
+	struct file_key key;
+	struct file_entry *entry;
+
+	if (end == SYNC_ALL)
+		return 0;
+	entry = find_as(typed, READ(typed, file, f_inode), &key);
+	if (!entry || in_msync() || !actor(&process, entry))
+		return 0;
+	announce_process(&process);
+	written_by(entry, &key, &process);
+	return 0;
+}
+
 EXIT_PROGRAM("__dquot_alloc_space", quota_alloc_exit, 17, OF_INODE(0), 3, struct inode *inode, __s64 bytes, int flags, int ret)
 {
 	if (!ret)

@@ -200,6 +200,7 @@ struct css_set {
 
 struct task_struct {
 	struct css_set *cgroups;
+	void *stack;
 	unsigned int flags;
 	int tgid;
 	__u64 start_boottime;

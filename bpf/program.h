@@ -21,6 +21,8 @@ struct pt_regs {
 };
 #define ARGUMENTS(r) { (r)->di, (r)->si, (r)->dx, (r)->cx, (r)->r8, (r)->r9 }
 #define RESULT(r) ((r)->ax)
+#define SYSCALL(r) BPF_PROBE_READ(r, orig_ax)
+#define SYSCALL_MSYNC 26
 #elif defined(__TARGET_ARCH_arm64)
 struct pt_regs {
 	__u64 regs[31];
@@ -28,6 +30,9 @@ struct pt_regs {
 };
 #define ARGUMENTS(r) { (r)->regs[0], (r)->regs[1], (r)->regs[2], (r)->regs[3], (r)->regs[4], (r)->regs[5] }
 #define RESULT(r) ((r)->regs[0])
+/* The number that the caller has put there. */
+#define SYSCALL(r) BPF_PROBE_READ(r, regs[8])
+#define SYSCALL_MSYNC 227
 #endif
 
 struct call_key {

@@ -129,6 +129,7 @@ var hookSpecs = []hookSpec{
 	{program: "page_mkwrite_exit", kind: fexit, target: "do_page_mkwrite", missing: "stores to shared mappings are reported as other writes"},
 	{program: "writepages_entry", kind: fentry, target: "do_writepages"},
 	{program: "writepages_exit", kind: fexit, target: "do_writepages"},
+	{program: "sync_write_entry", kind: fentry, target: "vfs_fsync_range"},
 	{program: "quota_alloc_exit", kind: fexit, target: "__dquot_alloc_space"},
 	{program: "quota_free_entry", kind: fentry, target: "__dquot_free_space"},
 	{program: "xfs_unlock_entry", kind: fentry, target: "xfs_iunlock", module: xfs},

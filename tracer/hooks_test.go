@@ -97,6 +97,10 @@ var trials = []trial{
 		script: "sync $UPPER/@", right: unchanged("sync"), needed: on("ext4")},
 	{hook: "writepages_exit", prepare: "echo text > @; echo text > @.2", right: wroteAs("perl", 100), needed: notOn("tmpfs"),
 		script: `perl -MIO::Handle -e 'open F, ">>", shift; syswrite F, "x" x 90; open S, "+<", shift; S->sync or die $!; open G, ">>", shift; syswrite G, "x" x 10' @ $UPPER/@ @.2`},
+	// Writing into the middle of what was allocated ahead makes three extents of one, of
+	// which the inode has room for four.
+	{hook: "sync_write_entry", prepare: "w: fallocate path=@ size=65536 then pwrite path=@ offset=1000000 size=10 then pwrite path=@ offset=2000000 size=10 then pwrite path=@ offset=3000000 size=10 then sync path=$UPPER/@",
+		script: "dd if=/dev/zero of=$UPPER/@ bs=4096 count=1 seek=8 conv=notrunc oflag=dsync status=none", right: tookBlock("dd"), needed: on("ext4")},
 	{hook: "quota_alloc_exit", script: "w: write path=@ size=100000", needed: on("ext4")},
 	{hook: "quota_free_entry", prepare: "w: write path=@ size=100000", script: "w: truncate path=@ size=0", needed: on("ext4")},
 	{hook: "xfs_unlock_entry", prepare: "w: write path=@ size=5000", script: "w: fallocate kind=keep path=@ size=200000 then setxattr path=@ size=3000", needed: on("xfs")},
@@ -243,6 +247,22 @@ func diskByOwn(o *overlay, since int) error {
 		}
 	}
 	return nil
+}
+
+// tookBlock demands that processes of that name are charged with a block.
+func tookBlock(name string) func(*overlay, int) error {
+	return func(o *overlay, since int) error {
+		var sum int64
+		for _, d := range o.deltas[since:] {
+			if o.processes[d.Process].Name == name {
+				sum += d.Disk
+			}
+		}
+		if sum != 4096 {
+			return fmt.Errorf("%s is charged with %d bytes of the disk, not with a block", name, sum)
+		}
+		return nil
+	}
 }
 
 // unchanged demands that nothing was charged to processes of that name.

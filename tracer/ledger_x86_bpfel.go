@@ -409,6 +409,8 @@ const (
 	ledgerProgShmemReadExit                  = "shmem_read_exit"
 	ledgerProgShmemReadExitKprobe            = "shmem_read_exit_kprobe"
 	ledgerProgShmemReadExitKretprobe         = "shmem_read_exit_kretprobe"
+	ledgerProgSyncWriteEntry                 = "sync_write_entry"
+	ledgerProgSyncWriteEntryKprobe           = "sync_write_entry_kprobe"
 	ledgerProgTrack                          = "track"
 	ledgerProgTurn                           = "turn"
 	ledgerProgUnmountEntry                   = "unmount_entry"
@@ -650,6 +652,8 @@ type ledgerProgramSpecs struct {
 	ShmemReadExit                  *ebpf.ProgramSpec `ebpf:"shmem_read_exit"`
 	ShmemReadExitKprobe            *ebpf.ProgramSpec `ebpf:"shmem_read_exit_kprobe"`
 	ShmemReadExitKretprobe         *ebpf.ProgramSpec `ebpf:"shmem_read_exit_kretprobe"`
+	SyncWriteEntry                 *ebpf.ProgramSpec `ebpf:"sync_write_entry"`
+	SyncWriteEntryKprobe           *ebpf.ProgramSpec `ebpf:"sync_write_entry_kprobe"`
 	Track                          *ebpf.ProgramSpec `ebpf:"track"`
 	Turn                           *ebpf.ProgramSpec `ebpf:"turn"`
 	UnmountEntry                   *ebpf.ProgramSpec `ebpf:"unmount_entry"`
@@ -981,6 +985,8 @@ type ledgerPrograms struct {
 	ShmemReadExit                  *ebpf.Program `ebpf:"shmem_read_exit"`
 	ShmemReadExitKprobe            *ebpf.Program `ebpf:"shmem_read_exit_kprobe"`
 	ShmemReadExitKretprobe         *ebpf.Program `ebpf:"shmem_read_exit_kretprobe"`
+	SyncWriteEntry                 *ebpf.Program `ebpf:"sync_write_entry"`
+	SyncWriteEntryKprobe           *ebpf.Program `ebpf:"sync_write_entry_kprobe"`
 	Track                          *ebpf.Program `ebpf:"track"`
 	Turn                           *ebpf.Program `ebpf:"turn"`
 	UnmountEntry                   *ebpf.Program `ebpf:"unmount_entry"`
@@ -1153,6 +1159,8 @@ func (p *ledgerPrograms) Close() error {
 		p.ShmemReadExit,
 		p.ShmemReadExitKprobe,
 		p.ShmemReadExitKretprobe,
+		p.SyncWriteEntry,
+		p.SyncWriteEntryKprobe,
 		p.Track,
 		p.Turn,
 		p.UnmountEntry,

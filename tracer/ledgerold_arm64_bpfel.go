@@ -188,6 +188,8 @@ const (
 	ledgerOldProgShmemReadExit                  = "shmem_read_exit"
 	ledgerOldProgShmemReadExitKprobe            = "shmem_read_exit_kprobe"
 	ledgerOldProgShmemReadExitKretprobe         = "shmem_read_exit_kretprobe"
+	ledgerOldProgSyncWriteEntry                 = "sync_write_entry"
+	ledgerOldProgSyncWriteEntryKprobe           = "sync_write_entry_kprobe"
 	ledgerOldProgTrack                          = "track"
 	ledgerOldProgTurn                           = "turn"
 	ledgerOldProgUnmountEntry                   = "unmount_entry"
@@ -427,6 +429,8 @@ type ledgerOldProgramSpecs struct {
 	ShmemReadExit                  *ebpf.ProgramSpec `ebpf:"shmem_read_exit"`
 	ShmemReadExitKprobe            *ebpf.ProgramSpec `ebpf:"shmem_read_exit_kprobe"`
 	ShmemReadExitKretprobe         *ebpf.ProgramSpec `ebpf:"shmem_read_exit_kretprobe"`
+	SyncWriteEntry                 *ebpf.ProgramSpec `ebpf:"sync_write_entry"`
+	SyncWriteEntryKprobe           *ebpf.ProgramSpec `ebpf:"sync_write_entry_kprobe"`
 	Track                          *ebpf.ProgramSpec `ebpf:"track"`
 	Turn                           *ebpf.ProgramSpec `ebpf:"turn"`
 	UnmountEntry                   *ebpf.ProgramSpec `ebpf:"unmount_entry"`
@@ -754,6 +758,8 @@ type ledgerOldPrograms struct {
 	ShmemReadExit                  *ebpf.Program `ebpf:"shmem_read_exit"`
 	ShmemReadExitKprobe            *ebpf.Program `ebpf:"shmem_read_exit_kprobe"`
 	ShmemReadExitKretprobe         *ebpf.Program `ebpf:"shmem_read_exit_kretprobe"`
+	SyncWriteEntry                 *ebpf.Program `ebpf:"sync_write_entry"`
+	SyncWriteEntryKprobe           *ebpf.Program `ebpf:"sync_write_entry_kprobe"`
 	Track                          *ebpf.Program `ebpf:"track"`
 	Turn                           *ebpf.Program `ebpf:"turn"`
 	UnmountEntry                   *ebpf.Program `ebpf:"unmount_entry"`
@@ -926,6 +932,8 @@ func (p *ledgerOldPrograms) Close() error {
 		p.ShmemReadExit,
 		p.ShmemReadExitKprobe,
 		p.ShmemReadExitKretprobe,
+		p.SyncWriteEntry,
+		p.SyncWriteEntryKprobe,
 		p.Track,
 		p.Turn,
 		p.UnmountEntry,
