@@ -55,13 +55,29 @@ EXIT_PROGRAM("do_writepages", writepages_exit, 23, ALL_CALLS, NO_RESULT, struct 
 	return 0;
 }
 
+/*
+ * writes_from_here: the current process is the file's last writer already, before the
+ * end of its write says so.
+ */
+static __always_inline void writes_from_here(const bool typed, struct file *open)
+{
+	struct process_id process;
+	struct file_key key;
+	struct file_entry *file = find_as(typed, READ(typed, open, f_inode), &key);
+
+	if (!file || !actor(&process, file))
+		return;
+	announce_process(&process);
+	written_by(file, &key, &process);
+}
+
 #define SYNC_ALL 0x7fffffffffffffffLL /* LLONG_MAX, the end that fsync asks for */
 
 /* in_msync tells whether the current thread has called msync. */
 static __always_inline bool in_msync(void)
 {
 #ifdef OLD_KERNEL
-	/* As task_pt_regs does it, on x86 and arm64 with stacks of 16 KiB. */
+	/* As task_pt_regs does it on x86. */
 	struct pt_regs *regs = (void *)BPF_CORE_READ(current_task(), stack) + 16384;
 
 	regs--;
@@ -78,17 +94,8 @@ static __always_inline bool in_msync(void)
  */
 ENTRY_PROGRAM("vfs_fsync_range", sync_write_entry, struct file *file, __s64 start, __s64 end)
 {
-	struct process_id process;
-	struct file_key key;
-	struct file_entry *entry;
-
-	if (end == SYNC_ALL)
-		return 0;
-	entry = find_as(typed, READ(typed, file, f_inode), &key);
-	if (!entry || in_msync() || !actor(&process, entry))
-		return 0;
-	announce_process(&process);
-	written_by(entry, &key, &process);
+	if (end != SYNC_ALL && !in_msync())
+		writes_from_here(typed, file);
 	return 0;
 }
 
@@ -151,17 +158,8 @@ EXIT_PROGRAM("btrfs_clear_delalloc_extent", btrfs_clear_exit, 21, ALL_CALLS, NO_
  */
 ENTRY_PROGRAM("btrfs_file_write_iter", btrfs_direct_entry, struct kiocb *iocb)
 {
-	struct process_id process;
-	struct file_key key;
-	struct file_entry *file;
-
-	if (!(READ(typed, iocb, ki_flags) & IOCB_DIRECT))
-		return 0;
-	file = find_as(typed, READ(typed, READ(typed, iocb, ki_filp), f_inode), &key);
-	if (!file || !actor(&process, file))
-		return 0;
-	announce_process(&process);
-	written_by(file, &key, &process);
+	if (READ(typed, iocb, ki_flags) & IOCB_DIRECT)
+		writes_from_here(typed, READ(typed, iocb, ki_filp));
 	return 0;
 }
 

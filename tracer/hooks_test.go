@@ -107,7 +107,7 @@ var trials = []trial{
 	{hook: "btrfs_clear_exit", script: "dd if=/dev/zero of=@ oflag=direct conv=fsync bs=1M count=8 status=none",
 		// A worker allocates: later kernels' may be done before the call returns.
 		needed: func(o *overlay) bool { return on("btrfs")(o) && !o.has("backing_write_exit") }},
-	{hook: "btrfs_direct_entry", prepare: "w: append path=@ size=8192 then sync path=@", right: diskByOwn, needed: on("btrfs"),
+	{hook: "btrfs_direct_entry", prepare: "w: append path=@ size=8192 then sync path=@", right: byOwn(onDisk), needed: on("btrfs"),
 		script: "dd if=/dev/zero of=@ oflag=append,direct conv=notrunc,fsync bs=64k count=4 status=none"},
 	{hook: "covered_write_entry", script: "w: write path=$OUTSIDE size=1000", right: covered},
 	{hook: "covered_write_exit", script: "w: write path=$OUTSIDE size=1000", right: covered},
@@ -234,20 +234,27 @@ func wrote(bytes uint64) func(*overlay, int) error {
 	}
 }
 
-// diskByOwn demands that each process is charged with as much of the disk as it has
+// byOwn demands that each process is charged with as much, in what it grew, as it has
 // written.
-func diskByOwn(o *overlay, since int) error {
-	own := map[event.ProcessID]int64{}
-	for _, d := range o.deltas[since:] {
-		own[d.Process] += d.Disk - int64(d.Written)
-	}
-	for process, more := range own {
-		if more != 0 {
-			return fmt.Errorf("%s is charged with %+d bytes of the disk that it did not write", o.processes[process].Name, more)
+func byOwn(grown func(*event.Delta) int64) func(*overlay, int) error {
+	return func(o *overlay, since int) error {
+		own := map[event.ProcessID]int64{}
+		for i := range o.deltas[since:] {
+			d := &o.deltas[since+i]
+			own[d.Process] += grown(d) - int64(d.Written)
 		}
+		for process, more := range own {
+			if more != 0 {
+				return fmt.Errorf("%s is charged with %+d bytes that it did not write", o.processes[process].Name, more)
+			}
+		}
+		return nil
 	}
-	return nil
 }
+
+func inSize(d *event.Delta) int64 { return d.Size }
+
+func onDisk(d *event.Delta) int64 { return d.Disk }
 
 // tookBlock demands that processes of that name are charged with a block.
 func tookBlock(name string) func(*overlay, int) error {
