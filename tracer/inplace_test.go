@@ -165,3 +165,35 @@ func TestInPlace(t *testing.T) {
 		}
 	})
 }
+
+// TestMsync: what msync has written back of others' is theirs, though it asks for a
+// range as a write with O_DSYNC does.
+func TestMsync(t *testing.T) {
+	o := newOverlay(t, nil)
+	if !on("ext4")(o) {
+		t.Skip("n/a: only ext4 takes a block for a file's extents when it is written back")
+	}
+	o.sh("for i in 1 2 3 4 5 6 7 8; do dd if=/dev/zero of=f bs=100 count=1 seek=${i}000 conv=notrunc status=none; done")
+	o.collect()
+	since := len(o.deltas)
+	// What is open for reading only counts as a private mapping, which msync passes by.
+	f, err := os.OpenFile(filepath.Join(o.merged, "f"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	mapping, err := unix.Mmap(int(f.Fd()), 0, 900_000, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Msync(mapping, unix.MS_SYNC); err != nil {
+		t.Error(err)
+	}
+	if err := unix.Munmap(mapping); err != nil {
+		t.Error(err)
+	}
+	o.check("written back")
+	if err := tookBlock("dd")(o, since); err != nil {
+		t.Error(err)
+	}
+}
