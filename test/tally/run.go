@@ -118,27 +118,28 @@ func (r *run) testEvent(p *testPackage, e event) {
 }
 
 const (
-	gistLines = 4   // of a failure
-	gistWidth = 400 // bytes of each
+	gistEntries = 6   // of what a failed test said last
+	gistLines   = 4   // of each entry
+	gistWidth   = 400 // bytes of each line
 )
 
-// gist is the beginning of what a failed test said last by itself; "" if it only failed
-// because of its subtests.
+// gist is the beginning of each of the last things that a failed test said by itself;
+// "" if it only failed because of its subtests.
 func gist(output string) string {
-	var last []string
+	var entries [][]string
 	for line := range strings.Lines(output) {
 		line = strings.TrimSpace(line)
-		switch {
-		case line == "" || strings.HasPrefix(line, "===") || strings.HasPrefix(line, "---"):
+		if line == "" || strings.HasPrefix(line, "===") || strings.HasPrefix(line, "---") {
 			continue
-		case saidByTest.MatchString(line):
-			last = nil
 		}
-		if len(last) < gistLines {
-			last = append(last, "      "+line[:min(len(line), gistWidth)]+"\n")
+		if len(entries) == 0 || saidByTest.MatchString(line) {
+			entries = append(entries, nil)
+		}
+		if last := &entries[len(entries)-1]; len(*last) < gistLines {
+			*last = append(*last, "      "+line[:min(len(line), gistWidth)]+"\n")
 		}
 	}
-	return strings.Join(last, "")
+	return strings.Join(slices.Concat(entries[max(0, len(entries)-gistEntries):]...), "")
 }
 
 // saidByTest is how the testing package begins what a test logs.

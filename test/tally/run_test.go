@@ -79,3 +79,25 @@ func TestBootVoidsWhatWasCounted(t *testing.T) {
 		t.Errorf("%s, want 1 passed only", r.counts)
 	}
 }
+
+// TestGist: what comes after the first error does not hide it.
+func TestGist(t *testing.T) {
+	var out strings.Builder
+	r := newRun(&out, options{})
+	const text = `{"Action":"output","Package":"p","Test":"TestA","Output":"    a_test.go:1: it begins\n"}
+{"Action":"output","Package":"p","Test":"TestA","Output":"    a_test.go:2: differs by 4096\n"}
+{"Action":"output","Package":"p","Test":"TestA","Output":"        more\n        of\n        the\n        difference\n"}
+{"Action":"output","Package":"p","Test":"TestA","Output":"    a_test.go:3: the last record\n"}
+{"Action":"fail","Package":"p","Test":"TestA"}
+`
+	if err := r.read(strings.NewReader(text)); err != nil {
+		t.Fatal(err)
+	}
+	const want = "FAIL  TestA in p:\n" +
+		"      a_test.go:1: it begins\n" +
+		"      a_test.go:2: differs by 4096\n      more\n      of\n      the\n" +
+		"      a_test.go:3: the last record\n"
+	if len(r.failures) != 1 || r.failures[0] != want {
+		t.Errorf("%q, want %q", r.failures, want)
+	}
+}
