@@ -108,27 +108,100 @@ int settle(struct settle_args *args)
  * turn brings a page in step with what an audit has found on the disk, and books
  * nothing: that is the audit's to do. Otherwise the next hook would book the same
  * difference once more. Nothing may have happened to the file since the audit
- * looked (events). What comes in between the comparisons is made good by the next
- * audit.
+ * looked (events, and what the page said). A size that changes between the two
+ * comparisons is made good by the next audit.
  */
 SEC("raw_tp")
 int turn(struct turn_args *args)
 {
 	struct file_key key = { .inode = args->inode, .device = args->device };
 	struct file_entry *file = bpf_map_lookup_elem(&files, &key);
-	__s64 before;
 
 	if (!file || file->generation != args->generation || file->disk_events + file->other_events != args->events ||
 	    file->state != STATE_LIVE || !file->settled)
 		return TURN_CHANGED;
-	before = file->disk;
-	if (compare_exchange(&file->disk, before, args->allocated) != before)
+	if (compare_exchange(&file->disk, args->seen_disk, args->allocated) != args->seen_disk)
 		return TURN_CHANGED;
 	if (args->size == SIZE_UNKNOWN)
 		return TURN_DONE;
-	before = file->size;
-	if (compare_exchange(&file->size, before, args->size) != before)
+	if (compare_exchange(&file->size, args->seen_size, args->size) != args->seen_size)
 		return TURN_CHANGED;
 	forget(key.inode);
 	return TURN_DONE;
 }
+
+#ifndef OLD_KERNEL
+#define HELD 0xffffffffffffff01LL /* a writer, or readers: not those who wait (since 5.3) */
+
+/*
+ * allocating: somebody has the right to change what the file has allocated. That takes
+ * several steps, some before the hook that tells of it and some after, and write-back
+ * takes two without any hook: all while i_data_sem is held, or for attributes xattr_sem.
+ */
+static __always_inline bool allocating(struct ext4_inode_info *ext4)
+{
+	return (BPF_CORE_READ(ext4, i_data_sem.count.counter) | BPF_CORE_READ(ext4, xattr_sem.count.counter)) & HELD;
+}
+
+/* stat_bytes is what stat says of a file on ext4, as st_blocks * 512. */
+static __always_inline __s64 stat_bytes(struct inode *inode)
+{
+	return allocated_bytes(inode, DISK_QUOTA) + reserved_bytes(inode);
+}
+
+/* in_order keeps what is read before it from being read after it. */
+static __always_inline void in_order(struct file_entry *file)
+{
+	__u64 events = __sync_fetch_and_add(&file->disk_events, 0);
+
+	asm volatile("" : : "r"(events) : "memory");
+}
+
+/* look_at is a function of its own as allocated_bytes is. False: there is no telling. */
+static __noinline bool look_at(struct file_entry *file, struct inode *inode, struct look_record *record)
+{
+	struct ext4_inode_info *ext4;
+
+	if (!file || !record)
+		return false;
+	if (!bpf_core_type_exists(struct ext4_inode_info) || !bpf_core_field_exists(struct rw_semaphore, count) ||
+	    BPF_CORE_READ(inode, i_sb, s_magic) != EXT4_SUPER_MAGIC)
+		return false;
+	ext4 = (void *)inode - bpf_core_field_offset(struct ext4_inode_info, vfs_inode);
+	record->steady = !allocating(ext4);
+	in_order(file);
+	record->allocated = stat_bytes(inode);
+	in_order(file);
+	__builtin_memcpy(&record->page, file, sizeof(*file));
+	in_order(file);
+	if (record->allocated != stat_bytes(inode))
+		record->steady = 0;
+	in_order(file);
+	if (allocating(ext4) || file->disk_events != record->page.disk_events || file->disk != record->page.disk)
+		record->steady = 0;
+	return true;
+}
+
+/*
+ * look compares with their pages the inodes that the tracer has open. It is run by
+ * reading from an iterator, which comes by the files of all processes.
+ */
+SEC("iter/task_file")
+int look(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *opened = ctx->file;
+	struct look_record record = {};
+	struct file_entry *file;
+
+	if (!task || !opened || task->tgid != (int)(bpf_get_current_pid_tgid() >> 32))
+		return 0;
+	file = find_as(true, opened->f_inode, &record.file);
+	if (!file || file->disk_method != DISK_QUOTA)
+		return 0;
+	record.fd = ctx->fd;
+	if (look_at(file, opened->f_inode, &record))
+		bpf_seq_write(ctx->meta->seq, &record, sizeof(record));
+	return 0;
+}
+#endif

@@ -86,15 +86,20 @@ static __always_inline void joined(const bool typed, struct inode *inode, struct
 
 /*
  * unforeseen: a copy joins a directory that the baseline scan has yet to enter, and
- * will be taken for what was there before.
+ * will be taken for what was there before. A scan that has entered it this moment took
+ * the copy for growth, and has to look again.
  */
-static __always_inline void unforeseen(struct inode *inode)
+static __always_inline void unforeseen(struct inode *inode, struct inode *dir)
 {
 	struct file_key key = {};
 	struct file_entry *file = find(inode, &key);
 
-	if (file && file->state == STATE_PENDING)
-		bpf_map_delete_elem(&files, &key);
+	if (!file || file->state != STATE_PENDING)
+		return;
+	bpf_map_delete_elem(&files, &key);
+	file = find(dir, &key);
+	if (file)
+		strayed(file);
 }
 
 /*
@@ -124,7 +129,7 @@ EXIT_PROGRAM("vfs_link", link_exit, 26, OF_OLD_NAME, (idmapped ? 5 : 4))
 	} else if (parent) {
 		joined(typed, inode, subject, parent, &parent_key);
 	} else if (dir == upper_inode(BPF_CORE_READ(subject, d_parent, d_inode))) {
-		unforeseen(inode);
+		unforeseen(inode, dir);
 	}
 	return 0;
 }
@@ -144,6 +149,6 @@ ENTRY_PROGRAM("ovl_inode_update", copied_up_entry, struct inode *overlay, struct
 	if (parent)
 		joined(typed, inode, subject ? subject : upper, parent, &parent_key);
 	else if (subject && dir == upper_inode(BPF_CORE_READ(subject, d_parent, d_inode)))
-		unforeseen(inode);
+		unforeseen(inode, dir);
 	return 0;
 }

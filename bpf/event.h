@@ -247,14 +247,25 @@ struct track_args {
 	__u64 plain;
 };
 
-/* size is SIZE_UNKNOWN for directories, which have none. */
+/* size is SIZE_UNKNOWN where it remains as it is, and for directories, which have none. */
 struct turn_args {
 	__u64 device;
 	__u64 inode;
 	__u64 generation;
 	__u64 events;
+	__s64 seen_size;
+	__s64 seen_disk;
 	__s64 size;
 	__s64 allocated;
+};
+
+/* What look says of an inode that the tracer has open, as the descriptor fd. */
+struct look_record {
+	__u32 fd;
+	__u32 steady; /* nobody was allocating or freeing */
+	struct file_key file;
+	struct file_entry page;
+	__s64 allocated; /* st_blocks * 512 */
 };
 
 struct untrack_args {

@@ -104,7 +104,17 @@ struct inode {
 	__u64 i_blocks;
 } CORE;
 
+struct atomic_count {
+	__s64 counter;
+} CORE;
+
+struct rw_semaphore {
+	struct atomic_count count;
+} CORE;
+
 struct ext4_inode_info {
+	struct rw_semaphore xattr_sem;
+	struct rw_semaphore i_data_sem;
 	unsigned int i_reserved_data_blocks;
 	struct inode vfs_inode;
 } CORE;
@@ -209,4 +219,18 @@ struct task_struct {
 	struct task_struct *group_leader;
 	struct mm_struct *mm;
 	char comm[16];
+} CORE;
+
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+} CORE;
+
+/* The context of an iterator over the files that processes have open. */
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
 } CORE;

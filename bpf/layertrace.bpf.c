@@ -124,13 +124,9 @@ static __always_inline void stray(const bool typed, struct dentry *dentry)
 {
 	struct file_key key = {};
 	struct file_entry *parent = parent_of(typed, dentry, &key);
-	struct layer *layer;
 
-	if (!parent)
-		return;
-	layer = layer_of(parent->layer);
-	if (layer)
-		__sync_fetch_and_add(&layer->strays, 1);
+	if (parent)
+		strayed(parent);
 }
 
 /* ovl_rename([idmap,] olddir, old, newdir, new, flags) */

@@ -103,7 +103,6 @@ ENTRY_PROGRAM("d_move", plain_enter_entry, struct dentry *from, struct dentry *t
 	struct inode *inode = READ(false, from, d_inode);
 	struct file_key key = {}, parent_key = {};
 	struct file_entry *parent;
-	struct layer *layer;
 
 	if (!inode || !device_watched(READ(false, READ(false, inode, i_sb), s_dev)))
 		return 0;
@@ -115,9 +114,7 @@ ENTRY_PROGRAM("d_move", plain_enter_entry, struct dentry *from, struct dentry *t
 			 parent->disk_method == DISK_QUOTA ? reserved_bytes(inode) : 0);
 		return 0;
 	}
-	layer = layer_of(parent->layer);
-	if (layer)
-		__sync_fetch_and_add(&layer->strays, 1);
+	strayed(parent);
 	return 0;
 }
 

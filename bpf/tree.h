@@ -123,6 +123,15 @@ static __always_inline void untracked(__u32 layer_id)
 		__sync_fetch_and_add(&layer->untracked, 1);
 }
 
+/* strayed has the baseline scan of a directory's layer look again. */
+static __always_inline void strayed(struct file_entry *dir)
+{
+	struct layer *layer = layer_of(dir->layer);
+
+	if (layer)
+		__sync_fetch_and_add(&layer->strays, 1);
+}
+
 /* Fresh page of an inode that joins the layer of its parent directory, if that is known. */
 static __always_inline void new_entry(struct file_entry *entry, struct file_entry *parent, __u32 mode,
 				      __u32 state)

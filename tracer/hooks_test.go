@@ -107,7 +107,8 @@ var trials = []trial{
 	{hook: "btrfs_clear_exit", script: "dd if=/dev/zero of=@ oflag=direct conv=fsync bs=1M count=8 status=none",
 		// A worker allocates: later kernels' may be done before the call returns.
 		needed: func(o *overlay) bool { return on("btrfs")(o) && !o.has("backing_write_exit") }},
-	{hook: "btrfs_direct_entry", prepare: "w: append path=@ size=8192 then sync path=@", right: byOwn(onDisk), needed: on("btrfs"),
+	// A worker allocates, and mostly before the write returns.
+	{hook: "btrfs_direct_entry", race: true, prepare: "w: append path=@ size=8192 then sync path=@", right: byOwn(onDisk), needed: on("btrfs"),
 		script: "dd if=/dev/zero of=@ oflag=append,direct conv=notrunc,fsync bs=64k count=4 status=none"},
 	{hook: "covered_write_entry", script: "w: write path=$OUTSIDE size=1000", right: covered},
 	{hook: "covered_write_exit", script: "w: write path=$OUTSIDE size=1000", right: covered},

@@ -2,8 +2,10 @@ package tracer
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -195,5 +197,55 @@ func TestMsync(t *testing.T) {
 	o.check("written back")
 	if err := tookBlock("dd")(o, since); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLookOpen: whenever nobody is in the middle of a change, page and disk agree, even
+// of a file that is written, written back and cut off all the time.
+func TestLookOpen(t *testing.T) {
+	o := newOverlay(t, nil)
+	o.sh("echo text > f")
+	o.collect()
+	const once = `i=0; while [ $i -lt 40 ]; do i=$((i+1)); head -c 300000 /dev/zero > f; echo more >> f; sync $0/f; truncate -s 20000 f; done`
+	writer := exec.Command("bash", "-ec", "while true; do "+once+"; done", o.upper)
+	writer.Dir = o.merged
+	if err := writer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = writer.Process.Kill()
+		_ = writer.Wait()
+	}()
+	fd, err := unix.Open(filepath.Join(o.upper, "f"), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	looks, steady := 0, map[uint64]bool{}
+	for deadline := time.Now().Add(time.Minute); len(steady) < 100 && time.Now().Before(deadline); looks++ {
+		all, err := o.tracer.LookOpen()
+		if err != nil {
+			t.Fatal(err)
+		}
+		look, told := all[fd]
+		if !on("ext4")(o) || o.tracer.old {
+			if told {
+				t.Errorf("told on %s: %+v", o.fileSystem, look)
+			}
+			return
+		}
+		if !told {
+			t.Fatalf("not told: %+v", all)
+		}
+		if !look.Steady {
+			continue
+		}
+		steady[look.Events] = true
+		if look.Disk != look.Allocated {
+			t.Fatalf("after %d looks: %+v", looks, look)
+		}
+	}
+	if len(steady) < 20 {
+		t.Errorf("of %d looks, only %d saw the file at rest, each time after another change", looks, len(steady))
 	}
 }

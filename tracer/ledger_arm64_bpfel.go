@@ -151,6 +151,15 @@ type ledgerLayer struct {
 	Pad             uint32
 }
 
+type ledgerLookRecord struct {
+	_         structs.HostLayout
+	Fd        uint32
+	Steady    uint32
+	File      ledgerFileKey
+	Page      ledgerFileEntry
+	Allocated int64
+}
+
 type ledgerLossCounts struct {
 	_              structs.HostLayout
 	FileRecords    uint64
@@ -222,6 +231,8 @@ type ledgerTurnArgs struct {
 	Inode      uint64
 	Generation uint64
 	Events     uint64
+	SeenSize   int64
+	SeenDisk   int64
 	Size       int64
 	Allocated  int64
 }
@@ -317,6 +328,7 @@ const (
 	ledgerProgLinkExit                       = "link_exit"
 	ledgerProgLinkExitKprobe                 = "link_exit_kprobe"
 	ledgerProgLinkExitKretprobe              = "link_exit_kretprobe"
+	ledgerProgLook                           = "look"
 	ledgerProgMountExit                      = "mount_exit"
 	ledgerProgMountExitKprobe                = "mount_exit_kprobe"
 	ledgerProgMountExitKretprobe             = "mount_exit_kretprobe"
@@ -560,6 +572,7 @@ type ledgerProgramSpecs struct {
 	LinkExit                       *ebpf.ProgramSpec `ebpf:"link_exit"`
 	LinkExitKprobe                 *ebpf.ProgramSpec `ebpf:"link_exit_kprobe"`
 	LinkExitKretprobe              *ebpf.ProgramSpec `ebpf:"link_exit_kretprobe"`
+	Look                           *ebpf.ProgramSpec `ebpf:"look"`
 	MountExit                      *ebpf.ProgramSpec `ebpf:"mount_exit"`
 	MountExitKprobe                *ebpf.ProgramSpec `ebpf:"mount_exit_kprobe"`
 	MountExitKretprobe             *ebpf.ProgramSpec `ebpf:"mount_exit_kretprobe"`
@@ -893,6 +906,7 @@ type ledgerPrograms struct {
 	LinkExit                       *ebpf.Program `ebpf:"link_exit"`
 	LinkExitKprobe                 *ebpf.Program `ebpf:"link_exit_kprobe"`
 	LinkExitKretprobe              *ebpf.Program `ebpf:"link_exit_kretprobe"`
+	Look                           *ebpf.Program `ebpf:"look"`
 	MountExit                      *ebpf.Program `ebpf:"mount_exit"`
 	MountExitKprobe                *ebpf.Program `ebpf:"mount_exit_kprobe"`
 	MountExitKretprobe             *ebpf.Program `ebpf:"mount_exit_kretprobe"`
@@ -1067,6 +1081,7 @@ func (p *ledgerPrograms) Close() error {
 		p.LinkExit,
 		p.LinkExitKprobe,
 		p.LinkExitKretprobe,
+		p.Look,
 		p.MountExit,
 		p.MountExitKprobe,
 		p.MountExitKretprobe,

@@ -76,6 +76,7 @@ type Tracer struct {
 	active                int        // which table is in the slot; the other is ours
 	track, untrack        *ebpf.Program
 	settle, turn          *ebpf.Program
+	look                  *ebpf.Program // nil on old kernels
 	tracked               atomic.Uint64 // how often Track was called: generations
 	reader                *ringbuf.Reader
 	readerDone, flushed   chan struct{}
@@ -173,7 +174,11 @@ func New(cfg Config) (_ *Tracer, err error) {
 func (t *Tracer) load(cache *btf.Cache, functions *kernelFunctions, wanted []attachment) (err error) {
 	t.old = errors.Is(features.HaveProgramHelper(ebpf.Kprobe, asm.FnForEachMapElem), ebpf.ErrNotSupported)
 	now := slices.DeleteFunc(slices.Clone(wanted), func(a attachment) bool { return a.later != "" })
-	if t.coll, err = t.collection(cache, functions, now, "track", "untrack", "settle", "turn"); err != nil {
+	run := []string{"track", "untrack", "settle", "turn"}
+	if !t.old {
+		run = append(run, "look")
+	}
+	if t.coll, err = t.collection(cache, functions, now, run...); err != nil {
 		return err
 	}
 	t.files, t.layers, t.losses = t.coll.Maps["files"], t.coll.Maps["layers"], t.coll.Maps["losses"]
@@ -188,6 +193,7 @@ func (t *Tracer) load(cache *btf.Cache, functions *kernelFunctions, wanted []att
 	}
 	t.track, t.untrack = t.coll.Programs["track"], t.coll.Programs["untrack"]
 	t.settle, t.turn = t.coll.Programs["settle"], t.coll.Programs["turn"]
+	t.look = t.coll.Programs["look"]
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -124,6 +125,27 @@ func TestNameless(t *testing.T) {
 				t.Errorf("calls %q", r.calls)
 			}
 		})
+	}
+}
+
+// TestBeingRemoved: a name can lead to an inode that has none left, for as long as the
+// kernel has not forgotten it. A mount on a name does so for longer.
+func TestBeingRemoved(t *testing.T) {
+	tr := newTree(t)
+	tr.mkdir("tree")
+	tr.write("tree/a", 1)
+	tr.write("removed", 1)
+	err := unix.Mount(tr.path("removed"), tr.path("tree/a"), "", unix.MS_BIND, "")
+	if errors.Is(err, unix.EPERM) {
+		t.Skip("nothing can be mounted here:", err)
+	}
+	tr.must(err)
+	defer func() { tr.must(unix.Unmount(tr.path("tree/a"), 0)) }()
+	tr.must(os.Remove(tr.path("removed")))
+	var r recorder
+	tr.must(Walk(t.Context(), tr.path("tree"), &r))
+	if want := []string{"enter ", "visit .", "enter a", "nameless"}; !slices.Equal(r.calls, want) {
+		t.Errorf("calls %q, want %q", r.calls, want)
 	}
 }
 

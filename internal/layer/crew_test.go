@@ -35,7 +35,7 @@ func (g *together) all(t *testing.T) map[string]Entry {
 			if _, twice := all[path]; twice {
 				t.Errorf("%s was visited twice", path)
 			}
-			e.dirFD = 0
+			e.dirFD, e.held = 0, 0
 			all[path] = e
 		}
 	}
@@ -74,7 +74,7 @@ func TestWalkShared(t *testing.T) {
 			var alone recorder
 			tr.must(Walk(t.Context(), tr.root, &alone))
 			for _, e := range alone.entries {
-				e.dirFD = 0
+				e.dirFD, e.held = 0, 0
 				alone.entries[e.Path] = e
 			}
 			open := countOpen(t)

@@ -58,6 +58,7 @@ type Entry struct {
 	Opaque   bool // a directory that hides the image's directory of this name
 
 	dirFD int // directory that holds Name; the root's own descriptor if Name is empty
+	held  int // the inode, with O_PATH; -1 if it is not held
 }
 
 // Dir reports whether the entry is a directory.
@@ -75,6 +76,20 @@ func (e *Entry) Restat() (unix.Stat_t, error) {
 		return unix.Stat_t{}, fmt.Errorf("looking at %q: %w", e.Path, err)
 	}
 	return st, nil
+}
+
+// Handle tells how to open the inode later, wherever it has been moved by then (see
+// open_by_handle_at(2)); false if its file system has no such thing, or no Enterer has
+// it held. It must not be called after Visit has returned.
+func (e *Entry) Handle() (handle unix.FileHandle, ok bool) {
+	if e.held < 0 {
+		return handle, false
+	}
+	err := retry(func() (err error) {
+		handle, _, err = unix.NameToHandleAt(e.held, "", unix.AT_EMPTY_PATH)
+		return err
+	})
+	return handle, err == nil
 }
 
 // set takes over what lstat said.

@@ -187,7 +187,7 @@ func (w *walker) visitRoot(path string) error {
 		}
 	}
 	root.dev, root.inode = st.Dev, st.Ino
-	w.entry = Entry{Path: ".", dirFD: root.fd}
+	w.entry = Entry{Path: ".", dirFD: root.fd, held: -1}
 	w.entry.set(&st)
 	if w.attributes {
 		w.readAttributes()
@@ -269,6 +269,9 @@ func (w *walker) look(dir *frame, name string) (sight, error) {
 			return vanished, err
 		}
 		switch now, err := statAt(dir.fd, name); {
+		case err == nil && now.Ino == st.Ino && now.Dev == st.Dev && now.Nlink == 0:
+			// It is being removed, and the kernel will forget the name next.
+			return vanished, w.enterer.Nameless()
 		case err == nil && now.Ino == st.Ino && now.Dev == st.Dev:
 			return visited, w.show(dir, name, &now)
 		case err == nil:
@@ -311,7 +314,7 @@ func (w *walker) lost(fd int) error {
 
 // show has the visitor visit what lstat has seen.
 func (w *walker) show(dir *frame, name string, st *unix.Stat_t) error {
-	w.entry = Entry{Path: string(w.path), Name: name, Parent: dir.inode, dirFD: dir.fd}
+	w.entry = Entry{Path: string(w.path), Name: name, Parent: dir.inode, dirFD: dir.fd, held: w.held}
 	w.entry.set(st)
 	if w.attributes && !w.entry.Whiteout {
 		w.readAttributes()

@@ -163,6 +163,7 @@ const (
 	nativeMapQueued               = "queued"
 	nativeMapTaskThreads          = "task_threads"
 	nativeMapThreads              = "threads"
+	nativeProgLook                = "look"
 	nativeProgNativeAllocate      = "native_allocate"
 	nativeProgNativeLookup        = "native_lookup"
 	nativeProgNativeNothing       = "native_nothing"
@@ -245,6 +246,7 @@ type nativeSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type nativeProgramSpecs struct {
+	Look           *ebpf.ProgramSpec `ebpf:"look"`
 	NativeAllocate *ebpf.ProgramSpec `ebpf:"native_allocate"`
 	NativeLookup   *ebpf.ProgramSpec `ebpf:"native_lookup"`
 	NativeNothing  *ebpf.ProgramSpec `ebpf:"native_nothing"`
@@ -418,6 +420,7 @@ type nativeVariables struct {
 //
 // It can be passed to loadNativeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type nativePrograms struct {
+	Look           *ebpf.Program `ebpf:"look"`
 	NativeAllocate *ebpf.Program `ebpf:"native_allocate"`
 	NativeLookup   *ebpf.Program `ebpf:"native_lookup"`
 	NativeNothing  *ebpf.Program `ebpf:"native_nothing"`
@@ -430,6 +433,7 @@ type nativePrograms struct {
 
 func (p *nativePrograms) Close() error {
 	return _NativeClose(
+		p.Look,
 		p.NativeAllocate,
 		p.NativeLookup,
 		p.NativeNothing,

@@ -348,8 +348,18 @@ func (u upperDir) stat(inode uint64, paths ...string) (sizes, bool) {
 }
 
 func (u upperDir) statPath(path string) (st unix.Stat_t, ok bool) {
+	fd, ok := u.open(path)
+	if !ok {
+		return st, false
+	}
+	defer unix.Close(fd)
+	return st, unix.Fstat(fd, &st) == nil
+}
+
+// open opens what a container path leads to (O_PATH).
+func (u upperDir) open(path string) (fd int, ok bool) {
 	if len(path) == 0 || path[0] != '/' {
-		return st, false // not known to its beginning
+		return -1, false // not known to its beginning
 	}
 	relative := path[1:]
 	if relative == "" {
@@ -363,12 +373,14 @@ func (u upperDir) statPath(path string) (st unix.Stat_t, ok bool) {
 			Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 		})
-		if err != nil {
-			return st, false
+		if dir != u.fd {
+			unix.Close(dir)
 		}
-		defer unix.Close(fd)
+		if err != nil {
+			return -1, false
+		}
 		if relative == "" {
-			return st, unix.Fstat(fd, &st) == nil
+			return fd, true
 		}
 		dir = fd
 	}

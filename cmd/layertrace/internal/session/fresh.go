@@ -2,12 +2,15 @@ package session
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/layertrace/layertrace/internal/aggregate"
 	"github.com/layertrace/layertrace/internal/layer"
+	"github.com/layertrace/layertrace/tracer"
 )
 
 const (
@@ -16,12 +19,16 @@ const (
 	freshFor = 90 * time.Second
 	// freshMax bounds the fresh files of a layer that are looked at again.
 	freshMax = 1 << 16
-	// recheckFor is how long a fresh file that is not what its page says is looked
-	// at, and recheckEvery how often.
-	recheckFor   = 2 * time.Second
-	recheckEvery = 20 * time.Millisecond
-	// rightFor is how long a fresh file must have been what its page says. A look may
-	// come between the same two steps as the one before it, if who takes them was
+	// recheckEvery is how often a fresh file is looked at. If the kernel does not tell
+	// whether somebody is in the middle of a change, that ends after recheckFor; else
+	// it ends with the answer, but not later than recheckAtMost.
+	recheckEvery  = 20 * time.Millisecond
+	recheckFor    = 2 * time.Second
+	recheckAtMost = 20 * time.Second
+	// looksAtOnce bounds the files that are open for looks.
+	looksAtOnce = 256
+	// rightFor is how long a fresh file must have been what its page says, if the kernel
+	// does not tell. A look may come between the same two steps as the one before it, if who takes them was
 	// interrupted there: an emulated processor stops for a tenth of a second.
 	rightFor = 150 * time.Millisecond
 	// sameDifference is how many looks must have found the same difference, one
@@ -31,17 +38,22 @@ const (
 	lastTries = 64
 )
 
-// fresh is a name of a file that had changed shortly before its baseline was taken.
-// Write-back on ext4 turns reserved blocks into allocated ones in two steps, between
-// which stat sees neither, and which no hook tells of since nothing grows: a baseline
-// taken between the two is too low for good. So it is handed over only after the file
-// has been seen to be what its page says, for a while.
+// fresh is a file that had changed shortly before its baseline was taken. On ext4 a
+// change of what is allocated takes several steps: the hook that tells of it comes
+// before stat sees it, or after; and write-back turns reserved blocks into allocated
+// ones in two steps, between which stat sees neither, and of which no hook tells since
+// nothing grows. A baseline taken in the middle is wrong for good. So it is handed over
+// only after the file has been seen to be what its page says, in a moment of which the
+// kernel tells that nobody is changing it, or else for a while.
 type fresh struct {
-	seed  aggregate.Baseline
-	path  string    // in the container
-	diff  int64     // of stat to the page, at the last looks
-	seen  int       // looks that found it
-	right time.Time // since when looks found no difference; zero if the last did
+	seed    aggregate.Baseline
+	path    string // in the container
+	handle  unix.FileHandle
+	handled bool      // there is a handle
+	untold  bool      // the kernel does not tell of this file
+	diff    int64     // of stat to the page, at the last looks
+	seen    int       // looks that found it
+	right   time.Time // since when looks found no difference; zero if the last did
 }
 
 // keepFresh holds back the seed of a file that may be written back while it is looked
@@ -51,60 +63,153 @@ func (b *baseline) keepFresh(e *layer.Entry, seed *aggregate.Baseline) bool {
 		b.clock.Now().Sub(e.Changed).Abs() >= freshFor { // the clock may have been set
 		return false
 	}
+	f := fresh{seed: *seed, path: inContainer(e.Path)}
+	f.handle, f.handled = e.Handle()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.fresh) >= freshMax {
 		return false
 	}
-	b.fresh = append(b.fresh, fresh{seed: *seed, path: inContainer(e.Path)})
+	b.fresh = append(b.fresh, f)
 	return true
 }
 
-// recheck looks at the fresh files until each is what its page says, or differs by
-// the same amount all the time: then that belongs to its baseline.
+// recheck looks at the fresh files until each is what its page says. What a page lacks
+// belongs to the file's baseline.
 func (b *baseline) recheck(ctx context.Context) error {
+	if len(b.fresh) == 0 {
+		return nil
+	}
 	root, err := openRoot(upper{path: b.root})
-	if err == nil {
-		defer root.close()
-		if err := b.recheckIn(ctx, root); err != nil {
-			return err
-		}
-	} // else the layer is gone, which will be reported
-	return nil
+	if err != nil {
+		return nil // the layer is gone, which will be reported
+	}
+	defer root.close()
+	// Of which file system handles are, no descriptor with O_PATH can tell.
+	mount, err := unix.Openat(root.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(mount)
+	r := recheck{baseline: b, root: root, mount: mount, began: b.clock.Now()}
+	for i := range b.fresh {
+		r.open = append(r.open, &b.fresh[i])
+	}
+	return r.run(ctx)
 }
 
-func (b *baseline) recheckIn(ctx context.Context, root upperDir) error {
-	open := make([]*fresh, len(b.fresh))
-	for i := range b.fresh {
-		open[i] = &b.fresh[i]
-	}
-	end := b.clock.Now().Add(recheckFor)
+// recheck is one that is going on.
+type recheck struct {
+	*baseline
+	root  upperDir
+	mount int
+	began time.Time
+	open  []*fresh // those that are not known to be right
+}
+
+func (r *recheck) run(ctx context.Context) error {
 	for {
-		late := !b.clock.Now().Before(end)
-		left := open[:0]
-		for _, f := range open {
-			right, err := b.isRight(root, f, late)
-			if err != nil {
+		lasted := r.clock.Now().Sub(r.began)
+		left := r.open[:0]
+		for batch := range slices.Chunk(r.open, looksAtOnce) {
+			if err := r.look(batch, lasted >= recheckFor); err != nil {
 				return err
 			}
-			if !right {
-				left = append(left, f)
+			for _, f := range batch {
+				if f != nil {
+					left = append(left, f)
+				}
 			}
 		}
-		if open = left; len(open) == 0 || late {
+		if r.open = left; len(left) == 0 || lasted >= recheckAtMost {
 			return nil
 		}
 		select {
-		case <-b.clock.After(recheckEvery):
+		case <-r.clock.After(recheckEvery):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// isRight reports whether nothing more is to be done about the file. Late it tries
-// harder, and puts right what has differed all the time.
-func (b *baseline) isRight(root upperDir, f *fresh, late bool) (bool, error) {
+// look leaves nil in place of the files of which nothing more is to be done.
+func (r *recheck) look(batch []*fresh, late bool) error {
+	fds := make([]int, len(batch))
+	ask := false
+	for i, f := range batch {
+		fds[i] = r.hold(f)
+		if fds[i] >= 0 {
+			defer unix.Close(fds[i])
+			ask = ask || !f.untold
+		}
+	}
+	var looks map[int]tracer.Look
+	if ask {
+		var err error
+		if looks, err = r.kernel.LookOpen(); err != nil {
+			return err
+		}
+	}
+	for i, f := range batch {
+		right, err := true, error(nil) // if it is gone, or nothing leads to it
+		if look, told := looks[fds[i]]; told {
+			right, err = r.compare(f, &look)
+		} else if fds[i] >= 0 {
+			f.untold = true
+			right, err = r.guess(f, fds[i], late)
+			right = right || late
+		}
+		if err != nil {
+			return err
+		}
+		if right {
+			batch[i] = nil
+		}
+	}
+	return nil
+}
+
+// hold opens the file, wherever it is now; -1 if it can not be found.
+func (r *recheck) hold(f *fresh) int {
+	if f.handled {
+		fd, err := unix.OpenByHandleAt(r.mount, f.handle, unix.O_PATH|unix.O_CLOEXEC)
+		if err == nil {
+			return fd
+		}
+	}
+	fd, ok := r.root.open(f.path)
+	if !ok {
+		return -1
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Ino != f.seed.File.Inode {
+		unix.Close(fd)
+		return -1
+	}
+	return fd
+}
+
+// compare reports whether nothing more is to be done about the file, by what the kernel
+// tells of it.
+func (b *baseline) compare(f *fresh, look *tracer.Look) (right bool, err error) {
+	switch {
+	case look.File != f.seed.File || look.Deleted:
+		return true, nil
+	case !look.Steady:
+		return false, nil
+	case look.Disk == look.Allocated:
+		return true, nil
+	}
+	turned, err := b.kernel.Turn(b.dev, look.Entry, look.Size, look.Allocated)
+	if turned {
+		f.seed.Disk += look.Allocated - look.Disk
+	}
+	return turned, err
+}
+
+// guess does the same where the kernel does not tell. Late it tries harder, and puts
+// right what has differed all the time.
+func (b *baseline) guess(f *fresh, fd int, late bool) (right bool, err error) {
 	tries := 1
 	if late {
 		tries = lastTries
@@ -118,13 +223,15 @@ func (b *baseline) isRight(root upperDir, f *fresh, late bool) (bool, error) {
 		if !before.known || page.Deleted || page.File != f.seed.File {
 			return true, nil
 		}
-		is, found := root.stat(f.seed.File.Inode, f.path)
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return false, fmt.Errorf("looking at %q: %w", f.path, err)
+		}
+		is := sizesOf(&st)
 		after, err := markOf(b.kernel, b.dev, f.seed.File.Inode)
 		switch {
 		case err != nil:
 			return false, err
-		case !found:
-			return true, nil // renamed, which leaves no way to it
 		case !after.same(&before):
 			continue
 		case is.disk == page.Disk:
@@ -133,7 +240,7 @@ func (b *baseline) isRight(root upperDir, f *fresh, late bool) (bool, error) {
 			if f.right.IsZero() {
 				f.right = now
 			}
-			return late || now.Sub(f.right) >= rightFor, nil
+			return now.Sub(f.right) >= rightFor, nil
 		case f.seen == 0 || f.diff != is.disk-page.Disk:
 			f.diff, f.seen = is.disk-page.Disk, 0
 		}

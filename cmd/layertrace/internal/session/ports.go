@@ -9,8 +9,8 @@ import (
 	"github.com/layertrace/layertrace/tracer/event"
 )
 
-// Kernel is what a session needs of *tracer.Tracer. Track, Untrack, Settle and Entry
-// are called by several goroutines, while Wait or Collect run in others.
+// Kernel is what a session needs of *tracer.Tracer. Track, Untrack, Settle, Entry, LookOpen
+// and Turn are called by several goroutines, while Wait or Collect run in others.
 type Kernel interface {
 	AddLayer(id event.LayerID, upper event.Upper) error
 	SetMounted(id event.LayerID, ask func() bool) (mounted bool, err error)
@@ -22,6 +22,7 @@ type Kernel interface {
 	Settle(dev uint64, file event.FileID, size, allocated int64) (tracer.Settled, error)
 	Untrack(dev uint64, file event.FileID) error
 	Entry(dev, inode uint64) (tracer.Entry, bool, error)
+	LookOpen() (map[int]tracer.Look, error)
 	Turn(dev uint64, seen tracer.Entry, size, allocated int64) (ok bool, err error)
 	Wait(ctx context.Context) error
 	Collect() (*event.Batch, error)

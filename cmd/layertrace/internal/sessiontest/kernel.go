@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -49,6 +50,9 @@ type Kernel struct {
 	OnTracked func(inode uint64)
 	// OnSettle, if set, is called after each Settle.
 	OnSettle func(inode uint64)
+	// OnLook, if set, tells of an inode whether it is steady; without it the kernel
+	// can not tell.
+	OnLook func(inode uint64) (steady bool)
 	// Torn makes the next Collect bring names, and leave counts to the one after it.
 	Torn bool
 	// Untracked are the files that were given up.
@@ -276,12 +280,40 @@ func (k *Kernel) Entry(_, inode uint64) (tracer.Entry, bool, error) {
 	return p.Entry, true, nil
 }
 
+// LookOpen implements session.Kernel; see OnLook.
+func (k *Kernel) LookOpen() (map[int]tracer.Look, error) {
+	if k.OnLook == nil {
+		return nil, nil
+	}
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil, err
+	}
+	looks := make(map[int]tracer.Look)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, entry := range open {
+		fd, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			return nil, err
+		}
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) != nil {
+			continue // closed by now
+		}
+		if p := k.pages[st.Ino]; p != nil {
+			looks[fd] = tracer.Look{Entry: p.Entry, Allocated: st.Blocks * 512, Steady: k.OnLook(st.Ino)}
+		}
+	}
+	return looks, nil
+}
+
 // Turn implements session.Kernel.
 func (k *Kernel) Turn(_ uint64, seen tracer.Entry, size, allocated int64) (bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	p := k.pages[seen.File.Inode]
-	if p == nil || p.File != seen.File || p.Events != seen.Events {
+	if p == nil || p.File != seen.File || p.Events != seen.Events || p.Disk != seen.Disk {
 		return false, nil
 	}
 	p.Size, p.Disk = size, allocated
