@@ -234,6 +234,12 @@ func (r *Resolver) describe(ctx context.Context, d Details, host func() mountTab
 			c.logFile = path.Join(r.hostRoot+dir, path.Base(c.LogPath))
 		}
 	}
+	if r.owner != 0 && d.PID > 0 {
+		if user, err := madeBy(r.procRoot, d.PID); err != nil || user != r.owner {
+			r.odd.note("process of a container that is not its daemon's user's", strconv.Itoa(d.PID), err)
+			d.PID = 0
+		}
+	}
 	if d.PID > 0 {
 		c.InitPID = uint32(d.PID)
 		c.CgroupID = r.cgroupID(d.PID, d.ID)
@@ -319,6 +325,9 @@ func (r *Resolver) findLayer(ctx context.Context, c *Container, d Details, root 
 		if err == nil && d.Within != "" {
 			err = r.checkWithin(candidate, d.Within)
 		}
+		if err == nil && r.owner != 0 {
+			err = r.checkOwner(candidate)
+		}
 		switch {
 		case err != nil && c.LayerErr == nil && c.UpperDir == "":
 			c.UpperDir, c.LayerErr = candidate, fmt.Errorf("looking at upper directory %s: %w", candidate, err)
@@ -373,6 +382,23 @@ func (r *Resolver) checkWithin(name, dir string) error {
 	}
 	if !under(dir, name) {
 		return fmt.Errorf("it is %s, not in %s, where the user's containers are", name, dir)
+	}
+	return nil
+}
+
+// checkOwner fails if a path of the host is not in a directory of the user whose daemon
+// told of it: he may say anything.
+func (r *Resolver) checkOwner(name string) error {
+	name, err := r.canonical(name)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(r.hostRoot+path.Dir(name), &st); err != nil {
+		return err
+	}
+	if st.Uid != r.owner {
+		return fmt.Errorf("it is in a directory of user %d, and the daemon is user %d's", st.Uid, r.owner)
 	}
 	return nil
 }

@@ -124,3 +124,14 @@ func (s startTimes) of(pid int) time.Time {
 	const tick = uint64(10 * time.Millisecond)
 	return s.clock.Time(stat.start * tick)
 }
+
+// madeBy returns the user who has made a process's user namespace: root of the initial
+// one, and the user himself of those in which his containers are.
+func madeBy(procRoot string, pid int) (uid uint32, err error) {
+	ns, err := os.Open(filepath.Join(procRoot, strconv.Itoa(pid), "ns/user"))
+	if err != nil {
+		return 0, err
+	}
+	defer ns.Close()
+	return unix.IoctlGetUint32(int(ns.Fd()), unix.NS_GET_OWNER_UID)
+}

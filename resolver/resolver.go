@@ -40,6 +40,9 @@ type Config struct {
 	// HostRoot is where the host's root directory is, as HostRoot says; default: it
 	// is ours.
 	HostRoot string
+	// Owner is the user whose runtime it is, if that is not root. His containers'
+	// processes and layers must be his, whatever he says.
+	Owner uint32
 	// ReconcileEvery is how often Watch compares what it knows with the runtime's
 	// list although no event asked for that; default 30s.
 	ReconcileEvery time.Duration
@@ -52,6 +55,7 @@ type Resolver struct {
 	engine         Engine
 	procRoot       string
 	hostRoot       string
+	owner          uint32
 	cgroups        hierarchy
 	reconcileEvery time.Duration
 	actors         *actors
@@ -78,6 +82,7 @@ func New(cfg Config) (*Resolver, error) {
 		engine:         cfg.Engine,
 		procRoot:       cmp.Or(cfg.ProcRoot, defaultProcRoot),
 		hostRoot:       cfg.HostRoot,
+		owner:          cfg.Owner,
 		reconcileEvery: cmp.Or(cfg.ReconcileEvery, defaultReconcileEvery),
 		handles:        -1,
 		containers:     make(map[string]Container),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -349,6 +350,45 @@ func TestLayerWithin(t *testing.T) {
 		c, err := h.resolver(newFakeEngine(d)).Find(t.Context(), "my-api")
 		if h.must(err); (c.LayerErr == nil) != (tc.want != "") || c.LayerErr == nil && c.UpperDir != tc.want {
 			t.Errorf("%+v: %s, %v", tc, c.UpperDir, c.LayerErr)
+		}
+	}
+}
+
+// TestOwner: a user's daemon may tell of his processes and directories only.
+func TestOwner(t *testing.T) {
+	const user, other = 4711, 4712
+	h := newHost(t)
+	for name, uid := range map[string]int{"home/own": user, "home/others": other} {
+		h.dir(name + "/diff")
+		if err := os.Chown(filepath.Join(h.root, name), uid, uid); errors.Is(err, fs.ErrPermission) {
+			t.Skip("files can not be given away here:", err)
+		} else {
+			h.must(err)
+		}
+	}
+	h.must(os.Symlink(h.root+"/home/others/diff", h.root+"/home/own/link"))
+	d := h.overlay2()
+	for _, tc := range []struct {
+		said string
+		ok   bool
+	}{
+		{"", false}, // by the mounts of the process, which is root's
+		{"home/own/diff", true},
+		{"home/others/diff", false},
+		{"home/own/link", false},
+	} {
+		d.DriverData = nil
+		if tc.said != "" {
+			d.DriverData = map[string]string{"UpperDir": filepath.Join(h.root, tc.said)}
+		}
+		r := h.resolver(newFakeEngine(d))
+		r.owner = user
+		c, err := r.Find(t.Context(), "my-api")
+		if h.must(err); (c.LayerErr == nil) != tc.ok {
+			t.Errorf("%q: %s, %v", tc.said, c.UpperDir, c.LayerErr)
+		}
+		if c.InitPID != 0 || c.CgroupID != 0 {
+			t.Errorf("%q: process %d of control group %d is taken for the user's", tc.said, c.InitPID, c.CgroupID)
 		}
 	}
 }

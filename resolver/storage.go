@@ -420,13 +420,8 @@ func (s *storage) owns(store *Store, pid int) bool {
 	if store.Owner == 0 {
 		return true
 	}
-	ns, err := os.Open(filepath.Join(s.cfg.ProcRoot, strconv.Itoa(pid), "ns/user"))
-	if err != nil {
-		return false
-	}
-	defer ns.Close()
-	owner, err := unix.IoctlGetUint32(int(ns.Fd()), unix.NS_GET_OWNER_UID)
-	return err == nil && owner == store.Owner
+	user, err := madeBy(s.cfg.ProcRoot, pid)
+	return err == nil && user == store.Owner
 }
 
 // name is what a person calls the container, whose init process is given.

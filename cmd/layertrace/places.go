@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/rs/zerolog"
@@ -30,6 +31,7 @@ type candidate struct {
 	where []string
 	// expected: the user named it, or it belongs to the machine, running or not.
 	expected bool
+	owner    uint32 // the user whose it is
 	open     func() (resolver.Engine, error)
 }
 
@@ -76,14 +78,14 @@ func (p *places) dockers(choice runtimeChoice) []candidate {
 		if socket, err := filepath.EvalSymlinks(where[0]); err == nil && socket != where[0] {
 			where = append(where, socket)
 		}
-		return candidate{resolver.RuntimeDocker, where, expected, func() (resolver.Engine, error) {
+		return candidate{resolver.RuntimeDocker, where, expected, p.userOf(where[0]), func() (resolver.Engine, error) {
 			return resolver.NewDocker(resolver.DockerConfig{Host: host, HostRoot: p.root})
 		}}
 	}
 	if host := dockerHost(choice.dockerHost, choice.getenv); host != standardSocket {
 		return []candidate{at(host, true)}
 	}
-	users, _ := filepath.Glob(p.root + "/run/user/*/docker.sock")
+	users, _ := filepath.Glob(p.root + usersSocket)
 	socket, here := p.dockerSocket()
 	// Where users have their own the machine's may well be installed and not be meant
 	// to run.
@@ -92,6 +94,23 @@ func (p *places) dockers(choice runtimeChoice) []candidate {
 		all = append(all, at("unix://"+user, false))
 	}
 	return all
+}
+
+// usersSocket is where the daemons of users listen.
+const usersSocket = "/run/user/*/docker.sock"
+
+// userOf returns whose daemon listens on a socket, by where that is: root's if it is no
+// user's.
+func (p *places) userOf(socket string) uint32 {
+	dir := filepath.Dir(socket)
+	if match, err := filepath.Match(p.root+filepath.Dir(usersSocket), dir); err != nil || !match {
+		return 0
+	}
+	uid, err := strconv.ParseUint(filepath.Base(dir), 10, 32)
+	if err != nil {
+		return 0
+	}
+	return uint32(uid)
 }
 
 // dockerSocket returns the standard socket: ours, or else the host's.
@@ -145,7 +164,7 @@ func (p *places) containerd(socket string, expected bool, log zerolog.Logger) ca
 	if found, ok := p.find(socket); ok && found != socket {
 		where = append(where, found)
 	}
-	return candidate{resolver.RuntimeContainerd, where, expected, func() (resolver.Engine, error) {
+	return candidate{resolver.RuntimeContainerd, where, expected, 0, func() (resolver.Engine, error) {
 		return resolver.NewContainerd(resolver.ContainerdConfig{Socket: socket, HostRoot: p.root, Log: log})
 	}}
 }

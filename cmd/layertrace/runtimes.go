@@ -184,7 +184,7 @@ func (r *runtimes) join(ctx context.Context, c candidate) error {
 		return r.refuse(c, &resolver.RuntimeError{Runtime: c.runtime, Err: err})
 	}
 	member, err := resolver.New(resolver.Config{
-		Log: r.log.With().Str("runtime", c.runtime).Logger(), Engine: e, HostRoot: r.hostRoot,
+		Log: r.log.With().Str("runtime", c.runtime).Logger(), Engine: e, HostRoot: r.hostRoot, Owner: c.owner,
 	})
 	if err != nil {
 		return errors.Join(err, e.Close())
