@@ -206,8 +206,8 @@ func TestLookOpen(t *testing.T) {
 	o := newOverlay(t, nil)
 	o.sh("echo text > f")
 	o.collect()
-	const once = `i=0; while [ $i -lt 40 ]; do i=$((i+1)); head -c 300000 /dev/zero > f; echo more >> f; sync $0/f; truncate -s 20000 f; done`
-	writer := exec.Command("bash", "-ec", "while true; do "+once+"; done", o.upper)
+	const script = `while true; do head -c 300000 /dev/zero > f; echo more >> f; sync $0/f; truncate -s 20000 f; done`
+	writer := exec.Command("bash", "-ec", script, o.upper)
 	writer.Dir = o.merged
 	if err := writer.Start(); err != nil {
 		t.Fatal(err)
