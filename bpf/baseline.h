@@ -130,7 +130,7 @@ int turn(struct turn_args *args)
 	return TURN_DONE;
 }
 
-#ifndef OLD_KERNEL
+#if !defined(OLD_KERNEL) && !defined(BODIES_ONLY)
 #define HELD 0xffffffffffffff01LL /* a writer, or readers: not those who wait (since 5.3) */
 
 /*

@@ -163,7 +163,6 @@ const (
 	nativeMapQueued               = "queued"
 	nativeMapTaskThreads          = "task_threads"
 	nativeMapThreads              = "threads"
-	nativeProgLook                = "look"
 	nativeProgNativeAllocate      = "native_allocate"
 	nativeProgNativeLookup        = "native_lookup"
 	nativeProgNativeNothing       = "native_nothing"
@@ -246,7 +245,6 @@ type nativeSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type nativeProgramSpecs struct {
-	Look           *ebpf.ProgramSpec `ebpf:"look"`
 	NativeAllocate *ebpf.ProgramSpec `ebpf:"native_allocate"`
 	NativeLookup   *ebpf.ProgramSpec `ebpf:"native_lookup"`
 	NativeNothing  *ebpf.ProgramSpec `ebpf:"native_nothing"`
@@ -420,7 +418,6 @@ type nativeVariables struct {
 //
 // It can be passed to loadNativeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type nativePrograms struct {
-	Look           *ebpf.Program `ebpf:"look"`
 	NativeAllocate *ebpf.Program `ebpf:"native_allocate"`
 	NativeLookup   *ebpf.Program `ebpf:"native_lookup"`
 	NativeNothing  *ebpf.Program `ebpf:"native_nothing"`
@@ -433,7 +430,6 @@ type nativePrograms struct {
 
 func (p *nativePrograms) Close() error {
 	return _NativeClose(
-		p.Look,
 		p.NativeAllocate,
 		p.NativeLookup,
 		p.NativeNothing,
