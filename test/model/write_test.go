@@ -222,19 +222,8 @@ func truncateOp(w *worker, o *op) error {
 	return w.opened(o.Path, writeOnly, func(fd int) error { return unix.Ftruncate(fd, o.Size) })
 }
 
-// fallocateModes are the choices of the kinds that allocate.
-var fallocateModes = map[string]uint32{
-	"plain":     0,
-	"keep":      unix.FALLOC_FL_KEEP_SIZE,
-	"punch":     unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE,
-	"zero":      unix.FALLOC_FL_ZERO_RANGE,
-	"zero keep": unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE,
-	"collapse":  unix.FALLOC_FL_COLLAPSE_RANGE,
-	"insert":    unix.FALLOC_FL_INSERT_RANGE,
-}
-
 func fallocate(fd int, o *op) error {
-	return unix.Fallocate(fd, fallocateModes[o.Choice], o.Offset, o.Size)
+	return unix.Fallocate(fd, calls.FallocateModes[o.Choice], o.Offset, o.Size)
 }
 
 func fallocateOp(w *worker, o *op) error {

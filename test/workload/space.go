@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/layertrace/layertrace/test/calls"
 	"github.com/layertrace/layertrace/test/workload/proto"
 )
 
@@ -23,22 +24,12 @@ func ftruncateOp(a *opArgs, _ *proto.Result) error {
 	return unix.Ftruncate(int(f.Fd()), a.number("size", 0))
 }
 
-var fallocateModes = map[string]uint32{
-	"":         0,
-	"keep":     unix.FALLOC_FL_KEEP_SIZE,
-	"punch":    unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE,
-	"zero":     unix.FALLOC_FL_ZERO_RANGE,
-	"zerokeep": unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE,
-	"collapse": unix.FALLOC_FL_COLLAPSE_RANGE,
-	"insert":   unix.FALLOC_FL_INSERT_RANGE,
-}
-
 func fallocateOp(a *opArgs, _ *proto.Result) error {
-	name := a.text("kind", "")
+	name := a.text("kind", "plain")
 	if name == "fill" {
 		return fillUp(a.path("path"))
 	}
-	mode, ok := fallocateModes[name]
+	mode, ok := calls.FallocateModes[name]
 	if !ok {
 		return fmt.Errorf("unknown kind %q", name)
 	}
