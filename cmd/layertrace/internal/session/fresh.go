@@ -28,8 +28,9 @@ const (
 	// looksAtOnce bounds the files that are open for looks.
 	looksAtOnce = 256
 	// rightFor is how long a fresh file must have been what its page says, if the kernel
-	// does not tell. A look may come between the same two steps as the one before it, if who takes them was
-	// interrupted there: an emulated processor stops for a tenth of a second.
+	// does not tell. A look may come between the same two steps as the one before it, if
+	// who takes them was interrupted there: an emulated processor stops for a tenth of a
+	// second.
 	rightFor = 150 * time.Millisecond
 	// sameDifference is how many looks must have found the same difference, one
 	// after the other, before it is taken for one.
