@@ -234,11 +234,14 @@ func (h *history) inTurn() {
 		before := h.before
 		h.rest(results[0].By)
 		if ops[0].Kind == "dropcaches" {
-			// xfs gives up what was allocated ahead of a file's writer.
-			h.books.blur(before, h.before)
+			h.givenUp(before)
 		}
 	}
 }
+
+// givenUp is for when the kernel has forgotten inodes: xfs gives up what it had allocated
+// ahead of their writers then.
+func (h *history) givenUp(before map[uint64]inode) { h.books.blur(before, h.before) }
 
 // rest looks at the disk, in the settled order once all is there.
 func (h *history) rest(process uint32) {
@@ -384,8 +387,10 @@ func (h *history) end() {
 		h.ask(i, request{Release: true})
 		h.rest(m.processID)
 	}
+	before := h.before
 	h.must(h.overlay.unmount())
 	h.look(nobody)
+	h.givenUp(before)
 }
 
 // forgotten requires that inodes which are not there any more have no page.
