@@ -26,13 +26,14 @@ func mapPassed(t *testing.T, st *stage) {
 	st.require("the child is charged", charged{"w-mapper", path, 0, 65_536, 0}, charged{name: "w-passer", path: path})
 }
 
-// mapForked: a child inherits its parent's mapping; both store into it.
+// mapForked: a child inherits its parent's mapping; both store into it, each into folios
+// of its own: xfs takes blocks for all of a folio when one of its pages is stored to.
 func mapForked(t *testing.T, st *stage) {
 	const path = "/w/map-forked"
-	st.hole(t, path, 65_536)
-	st.b.run(t, "w-forker", fields("map path="+path+" size=65536 then forkstore path="+path+" size=24576 name=w-forked then store path="+path+" size=65536 then unmap path="+path)...)
+	st.hole(t, path, 262_144)
+	st.b.run(t, "w-forker", fields("map path="+path+" size=262144 then forkstore path="+path+" size=131072 name=w-forked then store path="+path+" size=262144 then unmap path="+path)...)
 	st.require("parent and child are charged with the pages that they were first at",
-		charged{"w-forked", path, 0, 24_576, 0}, charged{"w-forker", path, 0, 65_536 - 24_576, 0})
+		charged{"w-forked", path, 0, 131_072, 0}, charged{"w-forker", path, 0, 131_072, 0})
 }
 
 // mapByTwo: two processes have mapped one file and store at the same time.
