@@ -351,7 +351,7 @@ type Settled struct {
 // settled before it tells that baseline again.
 //
 // What lstat says of a file on ext4 that is being written, or written back, may be of
-// the middle of a change: Look tells.
+// the middle of a change: LookOpen tells.
 func (t *Tracer) Settle(device uint64, file event.FileID, size, allocated int64) (Settled, error) {
 	key := ledgerFileKey{Inode: file.Inode, Device: uint32(device)}
 	t.mu.Lock()
@@ -471,9 +471,10 @@ type Look struct {
 // LookOpen compares the inodes that this process has open (O_PATH will do) with their
 // pages, by their descriptors. Missing are those that the ledger does not know, and
 // those of which there is no telling: of file systems other than ext4, and on kernels
-// without BTF of modules (before 5.11) or with other locks (PREEMPT_RT).
+// before 5.13 (whose programs do without the BTF of modules) or with other locks
+// (PREEMPT_RT).
 //
-// It comes by the open files of all processes, some 100 ns for each of them.
+// It comes by the open files of all processes.
 func (t *Tracer) LookOpen() (looks map[int]Look, err error) {
 	if t.look == nil {
 		return nil, nil
