@@ -55,10 +55,11 @@ type runtimeChoice struct {
 // runtimes is the container runtimes of the machine.
 type runtimes struct {
 	*resolver.Group
-	choice runtimeChoice
-	places places
-	log    zerolog.Logger
-	gone   atomic.Bool // no process of those in pids is left
+	choice   runtimeChoice
+	places   places
+	hostRoot string // see resolver.HostRoot
+	log      zerolog.Logger
+	gone     atomic.Bool // no process of those in pids is left
 
 	mu      sync.Mutex
 	engines []engine
@@ -83,7 +84,7 @@ func newRuntimes(ctx context.Context, choice runtimeChoice, log zerolog.Logger) 
 		return nil, err
 	}
 	log = log.With().Str("component", "resolver").Logger()
-	r := &runtimes{choice: choice, places: newPlaces(root, choice.getenv("PATH")), log: log}
+	r := &runtimes{choice: choice, places: newPlaces(root, choice.getenv("PATH")), hostRoot: root, log: log}
 	if err := r.start(ctx); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
@@ -183,7 +184,7 @@ func (r *runtimes) join(ctx context.Context, c candidate) error {
 		return r.refuse(c, &resolver.RuntimeError{Runtime: c.runtime, Err: err})
 	}
 	member, err := resolver.New(resolver.Config{
-		Log: r.log.With().Str("runtime", c.runtime).Logger(), Engine: e, HostRoot: r.places.root, Owner: c.owner,
+		Log: r.log.With().Str("runtime", c.runtime).Logger(), Engine: e, HostRoot: r.hostRoot, Owner: c.owner,
 	})
 	if err != nil {
 		return errors.Join(err, e.Close())
