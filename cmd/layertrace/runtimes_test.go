@@ -358,14 +358,14 @@ func TestUserOf(t *testing.T) {
 	for _, root := range []string{"", "/proc/1/root"} {
 		p := places{root: root}
 		for socket, want := range map[string]uint32{
-			"/var/run/docker.sock":           0,
-			"/run/docker.sock":               0,
-			"/run/user/0/docker.sock":        0,
-			"/run/user/1000/docker.sock":     1000,
-			"/run/user/x/docker.sock":        0,
-			"/run/user/1000/of/docker.sock":  0,
-			"/home/run/user/7/docker.sock":   0,
-			"/run/user/4294967296/docker.so": 0,
+			"/var/run/docker.sock":             0,
+			"/run/docker.sock":                 0,
+			"/run/user/0/docker.sock":          0,
+			"/run/user/1000/docker.sock":       1000,
+			"/run/user/x/docker.sock":          0,
+			"/run/user/1000/of/docker.sock":    0,
+			"/home/run/user/7/docker.sock":     0,
+			"/run/user/4294967296/docker.sock": 0,
 		} {
 			if got := p.userOf(root + socket); got != want {
 				t.Errorf("%s is taken for user %d's, want %d", root+socket, got, want)
